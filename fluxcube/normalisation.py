@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -137,11 +138,57 @@ def within_bounds(values: np.ndarray, name: str, *, resolution: str = "hourly", 
     >>> within_bounds(np.array([-3.0, 5.0, -900.0]), "SW_IN", bounds="ours")
     array([ 0.,  5., nan])
     """
-    low, high = bounds_of(name, resolution=resolution, bounds=bounds)
-    margin = _MARGIN * (high - low) * (bounds == OURS and not variable(name, resolution).cyclic)
-    kept = (values >= low - margin) & (values <= high + margin)
-    clipped = np.clip(values, low, high) if margin else values
-    return np.where(kept, clipped, np.nan).astype(np.asarray(values).dtype, copy=False)
+    values = np.asarray(values)
+    dtype = values.dtype if np.issubdtype(values.dtype, np.floating) else np.dtype(float)
+    (lowest,), (highest,), (low,), (high,) = limits([name], dtype, resolution=resolution, bounds=bounds)
+    kept = (values >= lowest) & (values <= highest)
+    return np.where(kept, np.clip(values, low, high), np.nan).astype(values.dtype, copy=False)
+
+
+class Limits(NamedTuple):
+    """Limits of the values of n variables, as `within_bounds` applies them.
+
+    Attributes
+    ----------
+    lowest, highest : (n,) float
+        Limits beyond which a value is missing.
+    low, high : (n,) float
+        Limits to which the remaining values are set; infinite if there is no margin.
+    """
+
+    lowest: np.ndarray
+    highest: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def limits(
+    names: Sequence[str], dtype: np.dtype | type = np.float64, *, resolution: str = "hourly", bounds: str = TABLE
+) -> Limits:
+    """Return the limits of the values of variables.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Variables.
+    dtype : dtype
+        Type of the limits.
+    resolution : {"hourly", "daily"}
+        Resolution of the variable table.
+    bounds : {"table", "v1", "v2", "ours"}
+        Preset of the bounds (`bounds_of`).
+
+    Examples
+    --------
+    >>> limits(["SW_IN"], bounds="ours").lowest, limits(["SW_IN"], bounds="ours").low
+    (array([-75.]), array([0.]))
+    """
+    rows = []
+    for name in names:
+        low, high = bounds_of(name, resolution=resolution, bounds=bounds)
+        margin = _MARGIN * (high - low) * (bounds == OURS and not variable(name, resolution).cyclic)
+        rows.append((low - margin, high + margin, low if margin else -np.inf, high if margin else np.inf))
+    return Limits(*np.array(rows, dtype).reshape(-1, 4).T)
 
 
 def normalise(
@@ -185,7 +232,7 @@ def normalise(
     array([[-0.5  ,  0.125],
            [ 0.5  ,    nan]])
     """
-    middle, width = _scales(names, np.asarray(values).dtype, resolution, bounds)
+    middle, width = scales(names, np.asarray(values).dtype, resolution, bounds)
     scaled = (values - middle) / width
     if not mask:
         return scaled
@@ -202,7 +249,7 @@ def denormalise(
     >>> denormalise(np.array([0.125]), ["TA"])
     array([20.])
     """
-    middle, width = _scales(names, np.asarray(values).dtype, resolution, bounds)
+    middle, width = scales(names, np.asarray(values).dtype, resolution, bounds)
     return values * width + middle
 
 
@@ -213,7 +260,7 @@ def inside(values: np.ndarray, names: Sequence[str], *, resolution: str = "hourl
     return (values >= low) & (values <= high)
 
 
-def _scales(names: Sequence[str], dtype: np.dtype, resolution: str, bounds: str) -> tuple[np.ndarray, np.ndarray]:
+def scales(names: Sequence[str], dtype: np.dtype | type, resolution: str, bounds: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the middle of each variable's bounds, and the width that distances from it are divided by (n,)."""
     limits = [bounds_of(name, resolution=resolution, bounds=bounds) for name in names]
     middle = [(low + high) / 2 for low, high in limits]

@@ -15,6 +15,7 @@ from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import Block, FeatureSpec, make_block
 from fluxcube.samples.images import ImageRecord, expire
 from fluxcube.samples.surface import SurfaceRecord
+from fluxcube.timestamps import DAY
 
 #: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
 #: before its first hour. Reading all earlier chips would take more RAM the longer a run is.
@@ -154,16 +155,18 @@ def predict_cells(
     out = np.full((*land.shape, piece.keep.stop - piece.keep.start, piece.outputs(predictor)), np.nan, np.float32)
     if not land.any():
         return out
-    check_chunk(values[land], piece.variables, predictor.spec.resolution)
     cells = LandCells.of(land, piece, values, north, east, *more)
+    check_chunk(cells.values, piece.variables, predictor.spec.resolution)
+    lead = lead_of(piece, predictor.model.context, predictor.spec)
+    keep = slice(piece.keep.start - lead, piece.keep.stop - lead)
 
     def predict(some: LandCells) -> np.ndarray:
         def features(spec: FeatureSpec) -> Block:
-            block = cells_block(some, piece, spec)
+            block = cells_block(some, piece, spec, lead)
             # Views of a point are left out when they are old at towers, too.
-            return _without_old_chips(block) if "modis" in spec.satellite_arrays else block
+            return _without_old_chips(block, piece.options.stride) if "modis" in spec.satellite_arrays else block
 
-        return predictor.predict_places(features, piece.options, piece.keep, some.arrays.get("embeddings"))
+        return predictor.predict_places(features, piece.options, keep, some.arrays.get("embeddings"))
 
     out[land] = _mean_of_blocks(predict, cells, len(predictor.spec.targets)) if piece.several else predict(cells)
     return out
@@ -199,12 +202,15 @@ def _of_land(values: np.ndarray, land: np.ndarray) -> np.ndarray:
     return values.reshape(land.size, *values.shape[2:]) if land.all() else values[land]
 
 
-def _without_old_chips(block: Block) -> Block:
+def _without_old_chips(block: Block, stride: int) -> Block:
     """Insert an empty chip where another is `CHIP_DAYS` old and there is no newer one.
 
     Whether a window uses the latest chip then depends on its age, not on where the chunk begins.
     """
-    chips, hour = expire(block.chips, block.chip_hour, HOURLY.steps_per_day * CHIP_DAYS)
+    day = HOURLY.steps_per_day
+    # The last windows end some steps after the block, in which they have no values.
+    until = block.inputs.shape[1] + max(stride, day)
+    chips, hour = expire(block.chips, block.chip_hour, day * CHIP_DAYS, until=until)
     return replace(block, chips=chips, chip_hour=hour)
 
 
@@ -237,8 +243,28 @@ def encode_cells(
     return out
 
 
-def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec) -> Block:
-    """Return features of land cells; columns that the forcing lacks are missing."""
+def lead_of(piece: Piece, context: int, spec: FeatureSpec) -> int:
+    """Return the number of first time steps of a chunk that only enter trailing means.
+
+    No window of a time step to return reaches back to them, nor does the description of its day.
+
+    Examples
+    --------
+    >>> hours = np.datetime64("2020-01-01T00", "h") + np.arange(960)
+    >>> options = PredictionOptions(stride=1, min_context=32)
+    >>> piece = Piece(
+    ...     reference=None, options=options, variables=("TA",), bands=(), time=hours, keep=slice(760, 960)
+    ... )
+    >>> lead_of(piece, 32, FeatureSpec(predictors=("TA",)))
+    720
+    """
+    first, day = int(piece.time[0].astype(f"datetime64[{spec.step}]").astype(np.int64)), spec.steps(1)
+    start = piece.keep.start - context
+    return max(0, start - (start + first) % day)
+
+
+def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec, lead: int = 0) -> Block:
+    """Return features of land cells without the first `lead` time steps; columns that the forcing lacks are missing."""
     arrays, surface = cells.arrays, None
     if "surface" in arrays and piece.surface_days is not None:
         surface = SurfaceRecord(
@@ -248,6 +274,10 @@ def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec) -> Block:
             arrays.get("climatology"),
             piece.features,
         )
+    chips = "chips" in arrays and bool(spec.bands)
+    used = slice(0, 0)
+    if chips and piece.days is not None:  # earlier chips are too old for the first time step of the block
+        used = slice(int(np.searchsorted(piece.days, piece.time[lead] - (CHIP_DAYS + 2) * DAY)), None)
     return make_block(
         in_order(cells.values, piece.variables, spec.predictors, -1),
         piece.time,
@@ -257,14 +287,15 @@ def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec) -> Block:
         statics={
             name: arrays[name].tolist() if arrays[name].dtype.kind in "OU" else arrays[name] for name in piece.statics
         },
-        chips=in_order(arrays["chips"], piece.bands, spec.bands, 2) if "chips" in arrays and spec.bands else None,
-        days=piece.days,
+        chips=in_order(arrays["chips"][:, used], piece.bands, spec.bands, 2) if chips else None,
+        days=None if piece.days is None else piece.days[used],
         surface=surface,
         images={
             kind.name: ImageRecord(arrays[kind.array], piece.image_days[kind.array], piece.image_bands[kind.array])
             for kind in spec.images
             if kind.array in arrays
         },
+        lead=lead,
     )
 
 
@@ -278,9 +309,11 @@ def in_order(values: np.ndarray, present: tuple[str, ...], names: tuple[str, ...
     """
     if present == names:
         return values
-    values = np.moveaxis(values, axis, 0)
-    out = np.full((len(names), *values.shape[1:]), np.nan, np.float32)
+    shape = list(values.shape)
+    shape[axis] = len(names)
+    out = np.full(shape, np.nan, np.float32)
+    ours, theirs = np.moveaxis(out, axis, 0), np.moveaxis(values, axis, 0)
     for i, name in enumerate(names):
         if name in present:
-            out[i] = values[present.index(name)]
-    return np.moveaxis(out, 0, axis)
+            ours[i] = theirs[present.index(name)]
+    return out

@@ -74,12 +74,12 @@ def _window_passes(model: Model, block: Block, options: PredictionOptions, keep:
     length, steps = model.context, block.inputs.shape[1]
     place, stop = window_ends(block, length, options, keep)
     series = flatten(_lengthened(block, int(stop.max(initial=0)) - steps))
-    sliding = options.stride == 1 and model.sliding_window
+    sliding, table = options.stride == 1 and model.sliding_window, _image_table(model)
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
         inside = (step >= keep.start) & (step < keep.stop) & ((s[:, None] >= length) | enough)
-        yield p, step, inside, Batch.of(gather(series, p, s, seen))
+        yield p, step, inside, Batch.of(gather(series, p, s, seen, table=table))
 
 
 def _stream_passes(model: Model, block: Block, options: PredictionOptions, keep: slice) -> Iterator[Pass]:
@@ -91,7 +91,7 @@ def _stream_passes(model: Model, block: Block, options: PredictionOptions, keep:
     """
     length = model.context
     place, start, stop = _stream_pieces(block, length, options, keep, on_gpu(model))
-    series = flatten(_lengthened(block, int(stop.max(initial=0)) - block.inputs.shape[1]))
+    series, table = flatten(_lengthened(block, int(stop.max(initial=0)) - block.inputs.shape[1])), _image_table(model)
     size = stop - start
     for steps in np.unique(size).tolist():
         same = np.flatnonzero(size == steps)
@@ -102,7 +102,12 @@ def _stream_passes(model: Model, block: Block, options: PredictionOptions, keep:
             whole = np.arange(steps) >= length - 1
             inside = whole | ((first[:, None] == 0) & (step + 1 >= options.min_context))
             inside &= (step >= keep.start) & (step < keep.stop)
-            yield p, step, inside, Batch.of(gather(series, p, s, steps, repeat_images=True))
+            yield p, step, inside, Batch.of(gather(series, p, s, steps, table=table, repeat_images=True))
+
+
+def _image_table(model: Model) -> bool:
+    """Return whether images are passed to a model as a table, which windows share."""
+    return bool(getattr(model, "image_table", False))
 
 
 def _stream_pieces(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: The arrays of a batch are all numpy arrays, or all torch tensors.
 Array = TypeVar("Array")
+Other = TypeVar("Other")
 
 
 class Batch(NamedTuple, Generic[Array]):
@@ -35,6 +36,10 @@ class Batch(NamedTuple, Generic[Array]):
         Normalised static numbers; NaN is a masked token. For a model with embeddings they follow after these.
     classes : (B, C) int64
         Static classes as indices, or -1 for unknown.
+    image_row : (B, K) int64, or None
+        If there is one, `images` is a table (M, b, p) of the distinct images of all windows, M >= 1 (of a model with
+        other kinds of images beside: (M, 1, F)), and slot k of window i contains row ``image_row[i, k]``: any row of
+        the table where `image_step` is -1. An image that many windows share is then stored and encoded once.
     """
 
     inputs: Array
@@ -42,11 +47,35 @@ class Batch(NamedTuple, Generic[Array]):
     image_step: Array
     numbers: Array
     classes: Array
+    image_row: Array | None = None
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Batch[Array]:
         """Build a batch from the arrays that `gather` returns."""
-        return cls(**{name: arrays[name] for name in cls._fields})
+        return cls(**{name: arrays[name] for name in cls._fields[:5]}, image_row=arrays.get("image_row"))
+
+    def map(self, function: Callable[[Array], Other]) -> Batch[Other]:
+        """Return the batch with a function applied to each of its arrays; a missing `image_row` stays missing.
+
+        Examples
+        --------
+        >>> batch = Batch(*(np.zeros((2, 3)) for _ in range(5)))
+        >>> batch.map(np.ones_like).image_row is None
+        True
+        """
+        row = None if self.image_row is None else function(self.image_row)
+        inputs, images, step, numbers, classes = (function(array) for array in self[:5])
+        return Batch(inputs, images, step, numbers, classes, row)
+
+    def take(self, windows: slice | list[int] | np.ndarray) -> Batch[Array]:
+        """Return the batch of some of its windows; they share the whole table of images, if there is one."""
+        whole: Batch[Any] = self
+        part: Batch[Array] = whole.map(lambda array: array[windows] if array is not whole.images else array)
+        return part if self.image_row is not None else part._replace(images=whole.images[windows])
+
+    def present(self) -> dict[str, Array]:
+        """Return the arrays by name, without a missing `image_row`."""
+        return {name: array for name, array in self._asdict().items() if array is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,9 +206,7 @@ class EcoPerceiver(TokenNetwork):
         with torch.inference_mode():
             tensors = self.on_device(batch)
             if batch.inputs.shape[1] > self.context and not self.streams:
-                out = torch.stack(
-                    [predict_sliding(self, Batch(*(a[[i]] for a in tensors))) for i in range(len(tensors.inputs))]
-                )
+                out = torch.stack([predict_sliding(self, tensors.take([i])) for i in range(len(tensors.inputs))])
             else:
                 out = self(tensors)
         emitted = out.float().cpu().numpy()

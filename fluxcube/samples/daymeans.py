@@ -186,13 +186,24 @@ def _latest(images: Images, ends: np.ndarray) -> np.ndarray:
     out = np.full((n, len(ends), bands), np.nan, np.float32)
     if not count or not bands:
         return out
-    seen = np.isfinite(images.pixels)
-    total = np.where(seen, images.pixels, np.float32(0.0)).sum(-1)
-    mean = np.divide(total, seen.sum(-1), out=np.full(total.shape, np.nan, np.float32), where=seen.any(-1))
+    mean = _pixel_means(images.pixels)
     for place in range(n):
         latest = np.searchsorted(images.hour[place], ends, side="left") - 1
         out[place, latest >= 0] = mean[place, latest[latest >= 0]]
     return out
+
+
+def _pixel_means(pixels: np.ndarray) -> np.ndarray:
+    """Return the means of the valid pixels (..., p), NaN where there is none."""
+    total = pixels.sum(-1)
+    mean = (total / np.float64(pixels.shape[-1])).astype(np.float32)
+    gaps = ~np.isfinite(total)
+    if gaps.any():
+        some = pixels[gaps]
+        seen = np.isfinite(some)
+        total = np.where(seen, some, np.float32(0.0)).sum(-1)
+        mean[gaps] = np.divide(total, seen.sum(-1), out=np.full(total.shape, np.nan, np.float32), where=seen.any(-1))
+    return mean
 
 
 def _one_hot(block: Block, spec: FeatureSpec) -> np.ndarray:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import ConfigError
-from fluxcube.normalisation import normalise, within_bounds
 from fluxcube.resolution import HOURLY, check_resolution
-from fluxcube.samples.images import ImageRecord, Images, expire, fill_pixels, image_tokens, in_time_order
-from fluxcube.samples.memory import trailing_mean
+from fluxcube.samples.images import ImageRecord, Images, complete_images, expire, image_tokens, reflectance_bands
+from fluxcube.samples.inputs import model_inputs
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.spec import CHIP_PIXELS, POINT_PIXELS, FeatureSpec, static_bounds
 from fluxcube.samples.surface import (
@@ -33,7 +32,6 @@ from fluxcube.samples.surface import (
 )
 from fluxcube.schema import SURFACE_DIMS
 from fluxcube.timestamps import DAY
-from fluxcube.variables import COMPUTED
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +89,7 @@ def make_block(
     images: Mapping[str, ImageRecord] = MappingProxyType({}),
     qc: np.ndarray | None = None,
     best: int | np.ndarray = 0,
+    lead: int = 0,
 ) -> Block:
     """Compute features from physical values, identically for towers and grid cells.
 
@@ -119,39 +118,38 @@ def make_block(
         Flags; a value flagged above `spec.predictor_max_qc` is masked.
     best : int or (n, 1, 1) int
         Best flag that a place can have (`fluxcube.samples.quality.best_flags`); it is not masked.
+    lead : int
+        Number of first time steps that only enter the trailing means: the block begins after them.
 
     Returns
     -------
     Block
     """
-    values = np.array(values, np.float32)
     if values.shape[1:] != (len(time), len(spec.predictors)):
         expected = f"(n, {len(time)}, {len(spec.predictors)})"
         raise ConfigError(
             f"expected values {expected}, one column for each of the predictors, found {values.shape}; select the "
             "predictors of the model in their order."
         )
-    if qc is not None:
-        values[~HOURLY.limit(spec.predictor_max_qc).accepts(qc, best)] = np.nan
     columns = surface_columns(
         surface,
         spec.surface,
-        time,
+        time[lead:],
         longitude,
         resolution=spec.time_resolution,
         lookahead=spec.lookahead,
         # Daily inputs are scaled by their mean and standard deviation instead.
         scaled=not spec.time_resolution.scaled_inputs,
     )
-    inputs = _inputs(values, columns, spec)
-    first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
+    inputs, observed = model_inputs(values, columns, spec, qc=qc, best=best, lead=lead)
+    first = int(np.asarray(time[lead]).astype(f"datetime64[{spec.step}]").astype(np.int64))
     if spec.pixels == POINT_PIXELS:
         chips, days = _points(surface, spec)
     pixels, hour = _chips(chips, days, longitude, first, spec)
     numbers = {"latitude": latitude, **surface_statics(surface, spec.static), **statics}
     return Block(
         inputs=inputs,
-        observed=_observed(inputs, spec),
+        observed=observed,
         numbers=_numbers(numbers, len(values), spec),
         classes=_classes(statics, len(values), spec),
         chips=pixels,
@@ -283,37 +281,6 @@ def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
     return absent
 
 
-def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    """Return normalised predictors, surface columns as they are, and trailing means, concatenated (n, t, V)."""
-    for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
-        values[..., i] = within_bounds(values[..., i], name, resolution=spec.resolution, bounds=spec.bounds)
-    inputs = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
-    inputs[..., : len(spec.predictors)] = values
-    at = len(spec.predictors) + len(spec.surface)
-    for days in spec.memory_days:
-        for name in spec.memory_predictors:
-            inputs[..., at] = trailing_mean(values[..., spec.predictors.index(name)], spec.steps(days))
-            at += 1
-    if not spec.surface:
-        inputs = normalise(inputs, spec.input_variables, resolution=spec.resolution, bounds=spec.bounds)
-        inputs = inputs.astype(np.float32, copy=False)
-    else:
-        first, last = len(spec.predictors), len(spec.predictors) + len(spec.surface)
-        for part in (slice(None, first), slice(last, None)):
-            names = spec.input_variables[part]
-            if names:
-                inputs[..., part] = normalise(inputs[..., part], names, resolution=spec.resolution, bounds=spec.bounds)
-        inputs[..., first:last] = surface
-    if spec.input_scale:
-        inputs = (inputs - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
-    return inputs
-
-
-def _observed(inputs: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    measured = [i for i, name in enumerate(spec.predictors) if name not in COMPUTED]
-    return np.isfinite(inputs[..., measured or list(range(len(spec.predictors)))]).any(-1)
-
-
 def _numbers(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray:
     out = np.full((n, len(spec.numbers)), np.nan, np.float32)
     for i, name in enumerate(spec.numbers):
@@ -374,8 +341,6 @@ def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[
     if chips is None or not b or not len(days):
         return np.empty((n, 0, b, spec.pixels), np.float32), np.empty((n, 0), np.int64)
     raw = np.asarray(chips, np.float32).reshape(n, len(days), b, spec.pixels)
-    pixels = fill_pixels(raw, spec.bands) if spec.pixels > 1 else raw
-    if not spec.fill_chips:
-        pixels[np.isnan(raw)] = np.nan
-    pixels, hour = in_time_order(pixels, days, longitude, first_hour)
-    return (pixels, hour) if spec.pixels > 1 else expire(pixels, hour, OLDEST * spec.steps(1))
+    reflectances = reflectance_bands(spec.bands) if spec.pixels > 1 else None
+    images = complete_images(raw, reflectances, days, longitude, first_hour, fill=spec.fill_chips)
+    return images if spec.pixels > 1 else expire(*images, OLDEST * spec.steps(1))

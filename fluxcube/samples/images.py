@@ -193,39 +193,62 @@ def image_tokens(
     raw = np.where((values >= low) & (values <= high), (values - low) / (high - low), np.nan).astype(np.float32)
     # A band that the record lacks is no reason to leave out the others.
     known = [i for i, name in enumerate(kind.bands) if name in record.bands]
-    pixels = _filled(raw, known) if kind.pixels > 1 else raw
-    if not fill:
-        pixels = np.where(np.isnan(raw), np.float32(np.nan), pixels)
-    return Images(*expire(*in_time_order(pixels, record.days, longitude, first_hour), _DAY_HOURS * kind.hold_days))
+    images = complete_images(raw, known if kind.pixels > 1 else None, record.days, longitude, first_hour, fill=fill)
+    return Images(*expire(*images, _DAY_HOURS * kind.hold_days))
 
 
-def in_time_order(
-    pixels: np.ndarray, days: np.ndarray, longitude: np.ndarray, first_hour: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (n, d, b, p) and the hours (n, d) of their local solar noon, those present first and by time.
+def complete_images(
+    raw: np.ndarray,
+    reflectances: list[int] | None,
+    days: np.ndarray,
+    longitude: np.ndarray,
+    first_hour: int,
+    *,
+    fill: bool = True,
+) -> Images:
+    """Return images whose gaps are filled, in the order of their time, with the hours (n, d) of their local solar noon.
+
+    Only the images with a missing pixel are looked at twice, and nothing is copied if there is none.
 
     Parameters
     ----------
-    pixels : (n, d, b, p) float32
-        An image that is all NaN is not present.
+    raw : (n, d, b, p) float32
+        NaN is missing; an image that is all NaN is not present.
+    reflectances : list of int or None
+        Positions of the bands of which an image needs half of the pixels. None fills no pixel and leaves no image out.
     days : (d,) datetime64
         Local dates, ascending.
     longitude : (n,) float
         Degrees.
     first_hour : int
         Hours from 1970-01-01T00 UTC to hour 0.
+    fill : bool
+        Whether missing pixels take the mean of their band's valid ones.
+
+    Returns
+    -------
+    Images
+        Those that are present first; the hour of others is `NO_CHIP`.
     """
     noon = solar_noon(np.asarray(days), np.asarray(longitude, float)).astype("datetime64[h]").astype(np.int64)
-    present = np.isfinite(pixels).any((-1, -2))
-    hour = np.where(present, noon - first_hour, NO_CHIP)
-    if not present.all():
-        order = np.argsort(hour, axis=1, kind="stable")
-        hour = np.take_along_axis(hour, order, 1)
-        pixels = np.take_along_axis(pixels, order[..., None, None], 1)
-    return pixels, hour
+    hour = noon - first_hour
+    place, day = np.nonzero(np.isnan(raw.sum(-1)).any(-1))  # NaN, like no other value, remains in any sum
+    if not len(place):
+        return Images(raw, hour)
+    some = raw[place, day]
+    if reflectances is not None:
+        gaps = None if fill else np.isnan(some)
+        some = _filled(some, reflectances)
+        if gaps is not None:
+            some[gaps] = np.nan
+    hour[place, day] = np.where(np.isfinite(some).any((-1, -2)), hour[place, day], NO_CHIP)
+    order = np.argsort(hour, axis=1, kind="stable")
+    pixels = raw[np.arange(len(raw))[:, None], order]
+    pixels[place, np.argsort(order, axis=1, kind="stable")[place, day]] = some
+    return Images(pixels, np.take_along_axis(hour, order, 1))
 
 
-def expire(pixels: np.ndarray, hour: np.ndarray, age: int) -> tuple[np.ndarray, np.ndarray]:
+def expire(pixels: np.ndarray, hour: np.ndarray, age: int, *, until: int = NO_CHIP) -> tuple[np.ndarray, np.ndarray]:
     """Insert an empty image where another is `age` time steps old and there is no newer one.
 
     Parameters
@@ -236,6 +259,8 @@ def expire(pixels: np.ndarray, hour: np.ndarray, age: int) -> tuple[np.ndarray, 
         Time step of each image, as in `Block.chip_hour`.
     age : int
         Maximum age of an image.
+    until : int
+        Time step from which on nothing is inserted, since no image is used any more.
 
     Returns
     -------
@@ -251,10 +276,14 @@ def expire(pixels: np.ndarray, hour: np.ndarray, age: int) -> tuple[np.ndarray, 
         return pixels, hour
     later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1)
     ends = np.where((hour < NO_CHIP) & (later - hour > age), hour + age, NO_CHIP)
+    ends[ends >= until] = NO_CHIP
+    if (ends == NO_CHIP).all():
+        return pixels, hour
     hours = np.concatenate([hour, ends], 1)
     order = np.argsort(hours, axis=1, kind="stable")[:, : int((hours < NO_CHIP).sum(1).max(initial=0))]
-    images = np.concatenate([pixels, np.full_like(pixels, np.nan)], 1)
-    return np.take_along_axis(images, order[..., None, None], 1), np.take_along_axis(hours, order, 1)
+    images = pixels[np.arange(len(pixels))[:, None], np.minimum(order, hour.shape[1] - 1)]
+    images[order >= hour.shape[1]] = np.nan
+    return images, np.take_along_axis(hours, order, 1)
 
 
 def fill_pixels(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:
@@ -278,7 +307,12 @@ def fill_pixels(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     >>> bool(np.isfinite(fill_pixels(half, ["red"])).all()), bool(np.isfinite(fill_pixels(half[:, 1:], ["red"])).any())
     (True, False)
     """
-    return _filled(pixels, [i for i, name in enumerate(bands) if name in _REFLECTANCES])
+    return _filled(pixels, reflectance_bands(bands))
+
+
+def reflectance_bands(bands: Sequence[str]) -> list[int]:
+    """Return the positions of the bands that are reflectances."""
+    return [i for i, name in enumerate(bands) if name in _REFLECTANCES]
 
 
 def _filled(pixels: np.ndarray, reflectances: list[int]) -> np.ndarray:

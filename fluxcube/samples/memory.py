@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+#: Minimum fraction of the time steps of a mean that must be observed.
+_SHARE = 0.5
 
-def trailing_mean(values: np.ndarray, steps: int, *, share: float = 0.5) -> np.ndarray:
+
+def trailing_mean(values: np.ndarray, steps: int, *, share: float = _SHARE) -> np.ndarray:
     """Return the mean of the observed values among the last `steps` time steps, including the current one.
 
     Parameters
@@ -27,16 +32,95 @@ def trailing_mean(values: np.ndarray, steps: int, *, share: float = 0.5) -> np.n
     >>> trailing_mean(np.array([1.0, 3.0, np.nan, 5.0]), 2)
     array([1., 2., 3., 5.], dtype=float32)
     """
+    values = np.asarray(values)
+    length = values.shape[-1]
+    rows = values.reshape(1, int(np.prod(values.shape[:-1])), length)
+    return trailing_means(rows, (steps,), share=share).reshape(values.shape)
+
+
+def trailing_means(values: np.ndarray, spans: Sequence[int], *, first: int = 0, share: float = _SHARE) -> np.ndarray:
+    """Return the trailing means of several columns over several spans, as `trailing_mean` returns one.
+
+    Sums over any span are differences of running sums in double precision, which all spans share.
+
+    Parameters
+    ----------
+    values : (n, columns, time) float
+        NaN where missing.
+    spans : sequence of int
+        Number of time steps of each mean.
+    first : int
+        First time step to return.
+    share : float
+        Minimum fraction of the time steps of a mean that must be observed.
+
+    Returns
+    -------
+    (n, spans, columns, time - first) float32
+
+    Examples
+    --------
+    >>> trailing_means(np.array([[[1.0, 3.0, np.nan, 5.0]]]), (1, 2), first=2)[0, :, 0]
+    array([[nan,  5.],
+           [ 3.,  5.]], dtype=float32)
+    """
+    n, columns, length = values.shape
+    out = np.full((n, len(spans), columns, max(0, length - first)), np.nan, np.float32)
     present = np.isfinite(values)
-    total = _trailing_sum(np.where(present, values, 0.0).astype(np.float64), steps)
-    count = _trailing_sum(present.astype(np.int64), steps)
-    enough = (count > 0) & (count >= share * steps)
-    return np.where(enough, total / np.maximum(count, 1), np.nan).astype(np.float32)
-
-
-def _trailing_sum(values: np.ndarray, steps: int) -> np.ndarray:
-    """Return the sum over the last `steps` entries of the last axis, fewer at its start."""
-    total = np.cumsum(values, axis=-1)
-    out = total.copy()
-    out[..., steps:] -= total[..., :-steps]
+    complete = present.all((0, 2))
+    seen = present.any((0, 2))
+    for part, gaps in ((complete & seen, False), (seen & ~complete, True)):
+        if part.any():
+            of_part = slice(None) if part.all() else np.flatnonzero(part)
+            pairs = _means_of_pairs(values[:, of_part], present[:, of_part] if gaps else None, spans, first, share)
+            for span, mean in enumerate(pairs):
+                rows = np.empty((n, int(part.sum()), out.shape[-1]), np.float32)
+                rows[:, 0::2] = mean[..., 0]
+                rows[:, 1::2] = mean[:, : rows.shape[1] // 2, :, 1]
+                out[:, span, of_part] = rows
     return out
+
+
+def _means_of_pairs(values: np.ndarray, present: np.ndarray | None, spans: Sequence[int], first: int, share: float):
+    """Yield the means of each span, (n, pairs of columns, time - first, 2) float64.
+
+    All values are present if `present` is None.
+    """
+    total = _running_sums(values if present is None else np.where(present, values, 0.0))
+    seen = None if present is None else _running_sums(present)
+    for steps in spans:
+        sums = _over(total, steps, first)
+        if seen is None:
+            # Only the first means of a record cover fewer steps.
+            count = np.minimum(np.arange(first + 1, values.shape[2] + 1), steps)[:, None]
+            short = int(np.searchsorted(count[:, 0], steps))
+            sums[:, :, :short] /= count[:short]
+            sums[:, :, short:] /= steps
+            sums[:, :, : int(np.searchsorted(count[:, 0], share * steps))] = np.nan
+        else:
+            counts = _over(seen, steps, first)
+            few = (counts == 0) | (counts < share * steps)
+            sums /= np.maximum(counts, 1)
+            sums[few] = np.nan
+        yield sums
+
+
+def _running_sums(values: np.ndarray) -> np.ndarray:
+    """Return the sums of all time steps up to each, (n, pairs of columns, time) complex128.
+
+    The real part is the sum of one column, the imaginary part that of the next: each addition of a running sum waits
+    for the previous one, so that a processor adds two numbers as fast as one.
+    """
+    n, columns, length = values.shape
+    pairs = np.zeros((n, (columns + 1) // 2, length), np.complex128)
+    pairs.real = values[:, 0::2]
+    pairs.imag[:, : columns // 2] = values[:, 1::2]
+    return np.cumsum(pairs, axis=2, out=pairs)
+
+
+def _over(sums: np.ndarray, steps: int, first: int) -> np.ndarray:
+    """Return the sums over the last `steps` steps, fewer at the start, as numbers (n, pairs, time - first, 2)."""
+    out = sums[:, :, first:].copy()
+    before = sums[:, :, max(0, first - steps) : sums.shape[2] - steps] if steps < sums.shape[2] else sums[:, :, :0]
+    out[:, :, out.shape[2] - before.shape[2] :] -= before
+    return out.view(np.float64).reshape(*out.shape, 2)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -108,7 +109,13 @@ def _appended(out: np.ndarray | None, more: np.ndarray) -> np.ndarray:
 
 
 def gather(
-    block: Block | Series, place: np.ndarray, stop: np.ndarray, length: int, *, repeat_images: bool = False
+    block: Block | Series,
+    place: np.ndarray,
+    stop: np.ndarray,
+    length: int,
+    *,
+    table: bool = False,
+    repeat_images: bool = False,
 ) -> dict[str, np.ndarray]:
     """Cut windows of `length` time steps that end before step `stop` of a place.
 
@@ -122,6 +129,8 @@ def gather(
         End of the window, exclusive, from 1 to the place's number of time steps. Steps before its first are NaN.
     length : int
         T.
+    table : bool
+        Whether images that several windows show are returned once, for models with `image_table`.
     repeat_images : bool
         Whether the latest image stands at the same hour of every day until a newer one follows, instead of once, and
         none at step 0. What a time step sees then does not depend on where its window begins, as models with streams
@@ -134,7 +143,8 @@ def gather(
         `fluxcube.models.base.Batch` describes them; K = T // 24 + 2, or 0 where there are no chips. The
         latest chip at or before the window's first hour stands at step 0, each later one at its own hour. With images
         of other kinds, the K slots of each kind follow each other (the chips first, if there are bands of them), and
-        images are (B, kinds x K, 1, F): each is flattened, and NaN from its own number of values on.
+        images are (B, kinds x K, 1, F): each is flattened, and NaN from its own number of values on. With `table`,
+        images are (M, b, p), or (M, 1, F), and the image of each slot is that in row image_row (B, K).
 
     Raises
     ------
@@ -145,14 +155,19 @@ def gather(
     place, stop = np.asarray(place, np.int64), np.asarray(stop, np.int64)
     if len(stop) and (stop.min() < 1 or (stop > series.hours[place]).any()):
         raise ConfigError(f"a window must end within 1..{series.hours.max()} hours, found {stop.min()}..{stop.max()}.")
-    images, step = _images(series, place, stop, length, repeat_images)
-    return {
+    arrays = {
         "inputs": cut(series.inputs, series.start[place], stop, length),
-        "images": images,
-        "image_step": step,
         "numbers": series.numbers[place],
         "classes": series.classes[place],
     }
+    slots = _slots(series, place, stop, length, repeat_images)
+    step = np.concatenate([np.where(slot.present, slot.step, -1) for slot in slots], 1)
+    if not table:
+        return arrays | {"images": _packed([slot.images() for slot in slots]), "image_step": step}
+    tables, rows = zip(*(slot.table() for slot in slots), strict=True)
+    starts = np.cumsum([0, *map(len, tables)])
+    row = np.concatenate([own + start for own, start in zip(rows, starts, strict=False)], 1)
+    return arrays | {"images": _packed(tables), "image_step": step, "image_row": row}
 
 
 def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> np.ndarray:
@@ -191,59 +206,103 @@ def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> n
     return out
 
 
-def _images(
-    series: Series, place: np.ndarray, stop: np.ndarray, length: int, repeat: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images of each window and their time steps in the window, as `gather` does."""
+class _Slots(NamedTuple):
+    """Slots of the images of one kind in each window.
+
+    Attributes
+    ----------
+    pixels : (M, b, p) float32
+        Images of all places.
+    index : (B, K) int64
+        Image of each slot.
+    present : (B, K) bool
+        Whether the slot has an image.
+    step : (B, K) int64
+        Time step of the window from which on the image is known.
+    """
+
+    pixels: np.ndarray
+    index: np.ndarray
+    present: np.ndarray
+    step: np.ndarray
+
+    def images(self) -> np.ndarray:
+        """Return the image of each slot (B, K, b, p), NaN where there is none."""
+        shape = (*self.index.shape, *self.pixels.shape[1:])
+        if not self.present.any():
+            return np.full(shape, np.nan, np.float32)
+        out = self.pixels.take(self.index.ravel(), axis=0).reshape(shape)
+        out[~self.present] = np.nan
+        return out
+
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the distinct images (M, b, p), at least one, and the row of each slot among them (B, K)."""
+        used = self.index[self.present]
+        if not used.size:
+            return np.full((1, *self.pixels.shape[1:]), np.nan, np.float32), np.zeros(self.index.shape, np.int64)
+        low, high = int(used.min()), int(used.max())
+        if high - low < used.size:  # windows of neighbouring time steps: a part of the images, without a copy
+            return self.pixels[low : high + 1], np.where(self.present, self.index - low, 0)
+        distinct, of_used = np.unique(used, return_inverse=True)
+        row = np.zeros(self.index.shape, np.int64)
+        row[self.present] = of_used
+        return self.pixels[distinct], row
+
+
+def _slots(series: Series, place: np.ndarray, stop: np.ndarray, length: int, repeat: bool) -> list[_Slots]:
+    """Return the slots of each kind of images of windows; of chips alone, none where a series has no chips."""
     count = length // HOURLY.steps_per_day + 2
-    origin, first = series.chip_zero[place], stop - length
-    chips, slots = Images(series.chips, series.chip_key), _repeated if repeat else _slots
+    chips = Images(series.chips, series.chip_key)
+    origin, first, slots_of = series.chip_zero[place], stop - length, _repeated if repeat else _slots_of
     if not series.images:
-        return slots(chips, origin, first, stop, count if len(series.chip_key) else 0)
+        return [slots_of(chips, origin, first, stop, count if len(series.chip_key) else 0)]
     every = (chips, *series.images) if series.chips.shape[1] else series.images
-    parts = [slots(kind, origin, first, stop, count) for kind in every]
-    flat = [images.reshape(len(place), count, -1) for images, _ in parts]
-    packed = np.full((len(place), len(parts) * count, 1, max(x.shape[-1] for x in flat)), np.nan, np.float32)
-    for i, x in enumerate(flat):
-        packed[:, i * count : (i + 1) * count, 0, : x.shape[-1]] = x
-    return packed, np.concatenate([step for _, step in parts], 1)
+    return [slots_of(kind, origin, first, stop, count) for kind in every]
 
 
-def _slots(
-    kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images of one kind of each window (B, count, b, p), and their time steps in the window (B, count)."""
+def _slots_of(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int) -> _Slots:
+    """Return the slots (B, count) of the images of one kind."""
     pixels, key = kind
     if not count or not len(key):
-        shape = (len(stop), count)
-        return np.full((*shape, *pixels.shape[1:]), np.nan, np.float32), np.full(shape, -1, np.int64)
+        absent = np.zeros((len(stop), count), np.int64)
+        return _Slots(pixels, absent, absent > 0, absent)
     latest = np.searchsorted(key, origin + first, side="right") - 1
     index = latest[:, None] + np.arange(count)
-    inside = (index >= 0) & (index < len(key))
-    index = np.where(inside, index, 0)
+    present = (index >= 0) & (index < len(key))
+    index = np.where(present, index, 0)
     hour = key[index] - origin[:, None]
-    inside &= (hour >= -_ZERO) & (hour < stop[:, None])
-    images = pixels.take(index.ravel(), axis=0).reshape(*index.shape, *pixels.shape[1:])
-    images[~inside] = np.nan
-    return images, np.where(inside, np.maximum(hour - first[:, None], 0), -1)
+    present &= (hour >= -_ZERO) & (hour < stop[:, None])
+    return _Slots(pixels, index, present, np.maximum(hour - first[:, None], 0))
 
 
-def _repeated(
-    kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and their time steps as `_slots` does, the latest one at the same hour of every day."""
+def _repeated(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int) -> _Slots:
+    """Return the slots of images as `_slots_of` does, the latest one at the same hour of every day."""
     pixels, key = kind
     if not count or not len(key):
-        return _slots(kind, origin, first, stop, count)
+        return _slots_of(kind, origin, first, stop, count)
     day = HOURLY.steps_per_day
     # All images of a place stand at one hour of the day, that of its solar noon.
     earliest = key[np.searchsorted(key, origin - _ZERO).clip(max=len(key) - 1)] - origin
     step = ((earliest - first) % day)[:, None] + day * np.arange(count)
     hour = first[:, None] + step
     index = np.searchsorted(key, origin[:, None] + hour, side="right") - 1
-    inside = (index >= 0) & (hour < stop[:, None])
-    index = np.where(inside, index, 0)
-    inside &= key[index] - origin[:, None] >= -_ZERO
-    images = pixels.take(index.ravel(), axis=0).reshape(*index.shape, *pixels.shape[1:])
-    images[~inside] = np.nan
-    return images, np.where(inside, step, -1)
+    present = (index >= 0) & (hour < stop[:, None])
+    index = np.where(present, index, 0)
+    present &= key[index] - origin[:, None] >= -_ZERO
+    return _Slots(pixels, index, present, step)
+
+
+def _packed(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the images (..., K, b, p) of several kinds behind each other, those of one kind unchanged.
+
+    Those of several are flattened, (..., kinds x K, 1, F), NaN from their own number of values on.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    flat = [part.reshape(*part.shape[:-2], 1, part.shape[-2] * part.shape[-1]) for part in parts]
+    starts = np.cumsum([0, *(part.shape[-3] for part in flat)])
+    width = max(part.shape[-1] for part in flat)
+    out = np.full((*flat[0].shape[:-3], starts[-1], 1, width), np.nan, np.float32)
+    for part, start in zip(flat, starts, strict=False):
+        out[..., start : start + part.shape[-3], :, : part.shape[-1]] = part
+    return out

@@ -64,7 +64,7 @@ def block(sizes, hours, places=1, seed=0, chips=True):
 
 
 def tensors(arrays):
-    return Batch(*(torch.from_numpy(np.asarray(a)) for a in Batch.of(arrays)))
+    return Batch.of(arrays).map(lambda a: torch.from_numpy(np.asarray(a)))
 
 
 def both(model, block, length):
@@ -226,6 +226,6 @@ def test_an_ensemble_slides_with_its_members():
 def test_predict_of_a_stretch_fills_all_but_the_first_hours():
     model = make_model()
     batch = make_batch(2, 40)
-    out = model.predict(Batch(*(part.numpy() for part in batch)))
+    out = model.predict(batch.map(lambda a: a.numpy()))
     assert out.shape == (2, 40, 2)
     assert np.isnan(out[:, :11]).all() and np.isfinite(out[:, 11:]).all()

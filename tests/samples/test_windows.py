@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch
 from fluxcube.samples.features import Block
-from fluxcube.samples.images import NO_CHIP
+from fluxcube.samples.images import NO_CHIP, Images
 from fluxcube.samples.windows import cut, flatten, gather, join
 
 
@@ -68,7 +68,7 @@ def test_gather_equals_a_naive_loop(seed, length):
 def test_shapes_are_those_of_a_batch():
     block = random_block(np.random.default_rng(0))
     batch = Batch.of(gather(block, [0, 2], [50, 100], 32))
-    assert [a.shape for a in batch] == [(2, 32, 4), (2, 3, 2, 64), (2, 3), (2, 2), (2, 1)]
+    assert [a.shape for a in batch[:5]] == [(2, 32, 4), (2, 3, 2, 64), (2, 3), (2, 2), (2, 1)]
     bare = dataclasses.replace(block, chips=block.chips[:, :0], chip_hour=block.chip_hour[:, :0])
     assert gather(bare, [0], [50], 32)["images"].shape == (1, 0, 2, 64)
 
@@ -144,3 +144,49 @@ def test_joining_copies_and_leaves_the_parts_alone():
         np.testing.assert_array_equal(block.inputs, met)
     one = random_block(np.random.default_rng(0), places=1)
     np.testing.assert_array_equal(join([flatten(one)]).chip_key, flatten(one).chip_key)
+
+
+@pytest.mark.parametrize("kinds", [0, 2])
+@pytest.mark.parametrize("length", [5, 40])
+def test_a_table_of_images_contains_those_of_all_windows(kinds, length):
+    rng = np.random.default_rng(length)
+    hour = np.array([[-30, -6, 18, 90], [2, 26, NO_CHIP, NO_CHIP], [NO_CHIP] * 4])
+    chips = rng.random((3, 4, 2, 9), np.float32)
+    images = tuple(Images(rng.random((3, 4, 3, 4), np.float32), hour + 1) for _ in range(kinds))
+    block = Block(
+        inputs=np.zeros((3, 100, 1), np.float32),
+        observed=np.ones((3, 100), bool),
+        numbers=np.zeros((3, 0), np.float32),
+        classes=np.zeros((3, 0), np.int64),
+        chips=chips,
+        chip_hour=hour,
+        first_hour=0,
+        images=images,
+    )
+    near = np.repeat([0, 1, 2], 20), np.tile(np.arange(60, 80), 3)
+    for place, stop in (near, (np.array([2, 0]), np.array([9, 99])), (np.array([2]), np.array([50]))):
+        each = gather(block, place, stop, length)
+        shared = gather(block, place, stop, length, table=True)
+        for name in ("inputs", "image_step", "numbers", "classes"):
+            np.testing.assert_array_equal(shared[name], each[name])
+        table, row, present = shared["images"], shared["image_row"], each["image_step"] >= 0
+        assert table.shape[1:] == each["images"].shape[2:]
+        assert row.shape == each["image_step"].shape
+        assert 0 <= row.min() <= row.max() < len(table) <= max(1, 8 * (kinds + 1))
+        np.testing.assert_array_equal(table[row][present], each["images"][present])
+
+
+def test_a_table_of_windows_far_apart_has_no_image_between_them():
+    hour = np.arange(0, 24 * 400, 24)[None]
+    block = Block(
+        inputs=np.zeros((1, 24 * 400, 1), np.float32),
+        observed=np.ones((1, 24 * 400), bool),
+        numbers=np.zeros((1, 0), np.float32),
+        classes=np.zeros((1, 0), np.int64),
+        chips=np.arange(400, dtype=np.float32)[None, :, None, None],
+        chip_hour=hour,
+        first_hour=0,
+    )
+    found = gather(block, np.zeros(2, int), np.array([100, 9000]), 24, table=True)
+    np.testing.assert_array_equal(found["images"].ravel(), [3, 4, 374])
+    np.testing.assert_array_equal(found["image_row"][:, 0], [0, 2])
