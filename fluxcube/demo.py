@@ -51,7 +51,7 @@ STRIDE = 8
 SEEDS = 2
 MODELS = ("ecoperceiver", "xgboost", "sw-linear", "mean-cycle")
 #: The mean of EcoPerceiver and XGBoost, opened as one model; its maps are the product of the demo.
-MIXED = "mixed"
+MIXED, MEMBERS = "mixed", ("ecoperceiver", "xgboost")
 
 #: File that marks the folder of a demo, so that `overwrite` never removes any other folder.
 _MARK = "demo.json"
@@ -156,13 +156,15 @@ def run_demo(
             runs[name] = _train(cube, name, out, seed, quick, runs, progress)
             log(f"  {runs[name].summary}")
     models = {name: load_model(run) for name, run in runs.items()}
-    models[MIXED] = load_model([runs["ecoperceiver"], runs["xgboost"]])
+    models[MIXED] = load_model([runs[name] for name in MEMBERS])
     with watch("towers", "scoring on held-out towers"):
         towers = _score(cube.sel(site=list(runs["ecoperceiver"].split.test)), models, progress)
     with watch("maps", "upscaling the region"):
         forcing = _forcing(out / "raw", planet).persist()  # small, and read by all models
         period = slice(planet.period[0], planet.period[1] - HOUR)
-        maps = {name: _upscale(model, name, forcing, period, out, progress) for name, model in models.items()}
+        maps: dict[str, xr.Dataset] = {}
+        for name, model in models.items():
+            maps[name] = _upscale(model, name, forcing, period, out, progress, maps)
     with watch("truth", "comparing with the truth, which is read only now"):
         true = truth(planet)
         maps = {name: _on_truth(ds, true) for name, ds in maps.items()}
@@ -305,11 +307,19 @@ def _forcing(raw: Path, planet: Planet) -> xr.Dataset:
 
 
 def _upscale(
-    model: Predictor, name: str, forcing: xr.Dataset, period: slice, out: Path, progress: Callable | None
+    model: Predictor,
+    name: str,
+    forcing: xr.Dataset,
+    period: slice,
+    out: Path,
+    progress: Callable | None,
+    others: Mapping[str, xr.Dataset],
 ) -> xr.Dataset:
-    """Write the maps of one model; those of the mixed model are the product of the demo."""
+    """Write the maps of one model; those of the mixed model, from maps of its members, are the product of the demo."""
     store = out / ("maps.zarr" if name == MIXED else f"maps_{name}.zarr")
-    maps = upscale(model, forcing, time=period, stride=STRIDE if name in ("ecoperceiver", MIXED) else None)
+    stride = STRIDE if name in ("ecoperceiver", MIXED) else None
+    members = [others[member] for member in MEMBERS] if name == MIXED else None
+    maps = upscale(model, forcing, time=period, stride=stride, member_maps=members)
     return open_maps(write_maps(maps, store, progress=progress))
 
 

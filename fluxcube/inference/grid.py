@@ -23,6 +23,7 @@ from fluxcube.inference.checks import (
     region_bytes,
 )
 from fluxcube.inference.loading import AnyModel, as_predictor
+from fluxcube.inference.member_maps import combined_members
 from fluxcube.inference.options import Uncertainty
 from fluxcube.inference.outputs import (
     as_fluxes,
@@ -83,6 +84,7 @@ def upscale(
     allow_other_product: bool = False,
     product_bias: xr.Dataset | None = None,
     time_chunk: int | None = None,
+    member_maps: Sequence[xr.Dataset] | None = None,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
 
@@ -128,6 +130,10 @@ def upscale(
         Number of time steps per chunk: for an hourly model a multiple of 24, by default 720, or as many earlier hours
         as a chunk must read, and for a model with streams (``attention="banded"``) at least 10 times its context; for a
         daily model any number, by default 360 or more.
+    member_maps : sequence of xr.Dataset, optional
+        Maps of each member of a mixed ensemble, in their order, of this forcing and with these options, as
+        `fluxcube.open_maps` returns them: they are read, instead of computing the members again. The result is the
+        same.
 
     Returns
     -------
@@ -184,12 +190,16 @@ def upscale(
         keep=slice(0, 0),
         **inputs.attrs,
     )
-    embeddings = _embeddings(inputs, predictor, piece)
     land = _land(forcing)
     start, stop = _period(forcing, time)
-    edges = range(start, stop, step)
-    parts = [_part(inputs, embeddings, land, predictor, piece, at, min(at + step, stop)) for at in edges]
-    stacked = xr.concat(parts, dim="time").transpose("time", *_CELL_DIMS, "target")
+    if member_maps is not None:
+        chunks = {"time": step, **{dim: max(inputs.chunksizes[dim]) for dim in _CELL_DIMS}}
+        stacked = combined_members(predictor, member_maps, forcing, slice(start, stop), options, chunks)
+    else:
+        embeddings = _embeddings(inputs, predictor, piece)
+        edges = range(start, stop, step)
+        parts = [_part(inputs, embeddings, land, predictor, piece, at, min(at + step, stop)) for at in edges]
+        stacked = xr.concat(parts, dim="time").transpose("time", *_CELL_DIMS, "target")
     maps = as_fluxes(stacked, predictor, names, options).assign_coords(_coords(forcing.isel(time=slice(start, stop))))
     size = region_bytes(
         forcing, predictor.spec, hours=step, before=predictor.hours_before(options.stride), outputs=len(maps.data_vars)

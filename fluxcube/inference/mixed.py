@@ -233,10 +233,10 @@ class MixedPredictor(Predictor):
             values = part.predict_places(features, own, keep, given)
             names = part.outputs(own.uncertainty, own.applicability)
             every.append({name: values[..., i] for i, name in enumerate(names)})
-        return self._combined(every, options)
+        return self.combine(every, options)
 
-    def _combined(self, every: Sequence[Mapping[str, np.ndarray]], options: PredictionOptions) -> np.ndarray:
-        """Return the outputs of the ensemble from those of its members."""
+    def combine(self, every: Sequence[Mapping[str, np.ndarray]], options: PredictionOptions) -> np.ndarray:
+        """Return the outputs of the ensemble (..., outputs) from those of each member (...) by name."""
         names = self.outputs(options.uncertainty, options.applicability)
         arrays = {}
         for target in self.spec.targets:

@@ -7,6 +7,7 @@ scheduler's share of RAM does not grow with the length of the maps.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.maps.allocation import keep_freed_memory
 from fluxcube.stores.identity import DIGESTS, differing_inputs
 from fluxcube.stores.lock import check_owner, owner_of
 from fluxcube.stores.manifest import Entries
@@ -153,6 +155,7 @@ class RegionTask:
         """Compute the region and write it."""
         from dask.local import get_sync
 
+        prepare_process()
         one_torch_thread()
         values = get_sync(self.graph, list(self.keys.values()))
         self._check_store()
@@ -195,6 +198,12 @@ def sent_bytes(task: RegionTask) -> int:
     except TypeError:  # it contains an open file, say
         return sys.maxsize
     return sum(memoryview(frame).nbytes for frame in frames)
+
+
+@functools.cache
+def prepare_process() -> None:
+    """Undo Dask's setting of malloc before the first region of this process; a worker may join at any time."""
+    keep_freed_memory()
 
 
 def one_torch_thread() -> None:

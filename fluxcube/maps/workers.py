@@ -20,6 +20,7 @@ import dask.config
 from dask.system import CPU_COUNT
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.maps.allocation import allocator_environment
 from fluxcube.maps.regions import RegionResult
 from fluxcube.processes import child_command, child_environment
 from fluxcube.stores.resumable import Place, is_readable
@@ -380,8 +381,9 @@ def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
             str(int(_START)),
         ]
         log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
+        environment = allocator_environment(child_environment())
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=child_environment(), start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )
         try:
             with Client(cluster, set_as_default=False) as client:
