@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,9 @@ from daily_cubes import daily_cube
 import fluxcube as fc
 from fluxcube.errors import ConfigError, SplitError
 from fluxcube.samples.partition import Split
-from fluxcube.samples.splits import per_igbp
+from fluxcube.samples.splits import per_igbp, save_folds
 from fluxcube.samples.teacher import TEACHER, labelled_targets, teacher_of
-from fluxcube.simulation.example import example_cube
+from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.training.weights import quality_weights
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
@@ -232,3 +234,41 @@ def test_the_coverage_and_uncertainty_of_a_label_are_none(teacher, cube, split):
     assert (train.fluxes_coverage == 0).mean() > 0.9 and train.fluxes_randunc.isnull().mean() > 0.9
     test = labelled.sel(site=list(split.test), target="NEE")
     assert test.fluxes_randunc.notnull().any()
+
+
+def test_the_recipe_compares_a_student_with_its_teacher_and_goes_on(tmp_path):
+    path = Path(__file__).resolve().parents[1] / "recipes/distillation/recipe.py"
+    spec = importlib.util.spec_from_file_location("distillation_recipe", path)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    cube, forcing = example_cube(sites=16, days=8), example_forcing(days=3)
+    folds = tmp_path / "folds.json"
+    save_folds([per_igbp(cube)], folds)
+    options = {"split": folds, "budget": "quick", "draws": 100, "forcing": forcing}
+    table = recipe.main(cube, tmp_path / "out", **options)
+    assert set(table.model) == {"ensemble", "one member", "student"} and table.groupby("target").n.nunique().eq(1).all()
+    summary = json.loads((tmp_path / "out/summary.json").read_text("utf-8"))
+    assert summary["cost_ratio"] > 1 and set(summary["maps"]) == {"NEE", "GPP_NT", "RECO_NT"}
+    text = (tmp_path / "out/distillation.md").read_text("utf-8")
+    assert "student and ensemble: NEE" in text and "times the CPU time" in text
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("run.json")}
+    assert len(stamps) == 3
+    assert recipe.main(cube, tmp_path / "out", **options).equals(table)
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("run.json")}
+
+
+def test_a_student_may_be_a_teacher_and_its_own_teacher_counts(cube, split, labelled, tmp_path):
+    few = dataclasses.replace(split, train=split.train[:5])
+    student = fc.fit(labelled, model="sw-linear", split=few, out=tmp_path / "student", bands=())
+    again = fc.distil(student, cube)
+    assert set(teacher_of(again).training_sites) == set(split.train) and teacher_of(again).sites == few.train
+    other = Split(train=few.train, test=(split.train[-1],))
+    with pytest.raises(SplitError, match=f"trained on test towers of the student: {split.train[-1]}"):
+        fc.distil(student, cube, split=other)
+
+
+def test_labels_can_be_weighted_by_random_uncertainty(cube, teacher, tmp_path):
+    labelled = fc.distil(teacher, cube.assign(fluxes_randunc=cube.fluxes * 0 + 1))
+    options = {"model": "xgboost", "bands": (), "config": {"n_estimators": 2}, "target": "NEE"}
+    weighed = fc.fit(labelled, out=tmp_path / "run", training={"weight_by_randunc": True}, **options)
+    assert np.isfinite(fc.predict(weighed, cube.isel(site=[0])).NEE).any()
