@@ -29,11 +29,14 @@ from fluxcube.samples.splits import Split, split_for
 from fluxcube.samples.teacher import TEACHER, Teacher, teacher_of
 from fluxcube.schema import validate_cube
 from fluxcube.stores.origin import check_origin, derived, named, origin, origin_of
+from fluxcube.training.digest import data_digest
 
 log = logging.getLogger(__name__)
 
 #: Flag of a label: not measured, and accepted for training (`Resolution.training_limit`).
 _FLAG = 1
+#: Attribute of a file of predictions: digest of the inputs that they were computed from.
+_DATA = "data_digest"
 #: What the arrays beside the fluxes have where the flux is a label.
 _BESIDE = {"_coverage": 0, "_randunc": np.nan, "_jointunc": np.nan}
 
@@ -193,9 +196,9 @@ def _estimates(
     estimates = predict(predictor, towers, stride=stride, progress=progress or _quiet)
     estimates = estimates[[name for name in estimates if name in predictor.spec.targets]]
     estimates = estimates.drop_vars([name for name in estimates.coords if name not in ("site", "time")])
-    estimates = estimates.assign_attrs(named(origin(towers), "cube"))
     if path is not None:
-        write_predictions(estimates, path)
+        source = named(origin(towers), "cube")
+        write_predictions(estimates.assign_attrs(source | {_DATA: _digest(predictor, towers)}), path)
     return estimates
 
 
@@ -208,15 +211,23 @@ def _check_file(path: Path, found: xr.Dataset, predictor: Predictor, towers: xr.
     steps = f"stride_{predictor.spec.time_resolution.steps}"
     options = predictor.options(stride=stride)
     expected = {"model_digest": predictor.digest, steps: options.strides if options.members else options.stride}
+    for dim in ("site", "time"):
+        if not np.array_equal(found[dim].values, towers[dim].values):
+            raise ConfigError(f"{path}: its predictions are of another {dim} axis than the training towers: remove it.")
+    expected[_DATA] = _digest(predictor, towers)
     for name, value in expected.items():
         if str(found.attrs.get(name)) != str(value):
             raise ConfigError(
                 f"{path}: expected predictions of {name} {value}, found {found.attrs.get(name)}: remove it."
             )
-    for dim in ("site", "time"):
-        if not np.array_equal(found[dim].values, towers[dim].values):
-            raise ConfigError(f"{path}: its predictions are of another {dim} axis than the training towers: remove it.")
     check_origin(path, towers, origin_of(found.attrs, "cube"))
+
+
+def _digest(predictor: Predictor, towers: xr.Dataset) -> str:
+    """Return a digest of a sample of the inputs from which labels are predicted."""
+    fluxes = [name for name in towers.data_vars if str(name).startswith("fluxes")]
+    sites = [str(site) for site in towers["site"].values]
+    return data_digest(towers.drop_vars(fluxes), sites, predictor.spec, sample=True)
 
 
 def _labels(cube: xr.Dataset, estimates: xr.Dataset, split: Split) -> xr.DataArray:
@@ -236,35 +247,38 @@ def _labels(cube: xr.Dataset, estimates: xr.Dataset, split: Split) -> xr.DataArr
 
 def _labelled(cube: xr.Dataset, labels: xr.DataArray, record: Teacher, resolution: Resolution) -> xr.Dataset:
     """Return the cube with labels as its fluxes where there are any, and the record of the teacher."""
-    names, ending = list(record.targets), resolution.quality
-    best = xr.DataArray(best_flags(cube), {"site": cube["site"]}, ("site",))
-    known, quality = cube["fluxes"].sel(target=names), cube[f"fluxes{ending}"].sel(target=names)
-    at_training = {"site": labels["site"].values}
-    measured = (
-        xr.apply_ufunc(
-            resolution.limit(resolution.measured).accepts,
-            quality.sel(at_training),
-            best.sel(at_training),
-            dask="parallelized",
-            output_dtypes=[bool],
-        )
-        & known.sel(at_training).notnull()
+    towers = cube[["fluxes", f"fluxes{resolution.quality}"]].sel(
+        site=labels["site"].values, target=list(record.targets)
     )
-    labels = labels.chunk(_chunks(known)) if known.chunks else labels
-    share = _share_of_labels(labels, measured)
+    labels = labels.chunk(_chunks(towers["fluxes"])) if towers["fluxes"].chunks else labels
+    measured = _measured(towers, resolution)
+    record = dataclasses.replace(record, share_of_labels=_share_of_labels(labels, measured))
     if record.observed:
-        mean = record.observed * known.sel(at_training) + (1 - record.observed) * labels
-        labels = xr.where(measured, mean, labels).transpose("site", "time", "target").astype("float32")
-    record = dataclasses.replace(record, share_of_labels=share)
-    full = labels.reindex(site=cube["site"], target=cube["target"]).transpose(*cube["fluxes"].dims)
+        mean = record.observed * towers["fluxes"] + (1 - record.observed) * labels
+        labels = xr.where(measured, mean, labels)
+    full = labels.astype("float32").reindex(site=cube["site"], target=cube["target"])
     there = full.notnull()
-    arrays = {"fluxes": xr.where(there, full, cube["fluxes"])}
-    mark = np.maximum(best, _FLAG).astype("int8") if resolution.lower_is_better else resolution.training_limit
-    arrays[f"fluxes{ending}"] = xr.where(there, mark, cube[f"fluxes{ending}"])
-    arrays |= {f"fluxes{e}": xr.where(there, v, cube[f"fluxes{e}"]) for e, v in _BESIDE.items() if f"fluxes{e}" in cube}
-    log.info("labels of %d towers; share of the teacher alone: %s", len(at_training["site"]), share)
-    changed = cube.assign({name: _like(array, cube[name]) for name, array in arrays.items()})
-    return derived(changed).assign_attrs({TEACHER: json.dumps(record.to_dict())})
+    values = {"": full, resolution.quality: _quality_of_labels(cube, resolution), **_BESIDE}
+    arrays = {f"fluxes{ending}": value for ending, value in values.items() if f"fluxes{ending}" in cube}
+    changed = {name: _like(xr.where(there, value, cube[name]), cube[name]) for name, value in arrays.items()}
+    log.info("labels at %d towers; share without a measured flux: %s", labels.sizes["site"], record.share_of_labels)
+    return derived(cube.assign(changed)).assign_attrs({TEACHER: json.dumps(record.to_dict())})
+
+
+def _measured(towers: xr.Dataset, resolution: Resolution) -> xr.DataArray:
+    """Return where fluxes (site, time, target) are measured."""
+    best = xr.DataArray(best_flags(towers), {"site": towers["site"]}, ("site",))
+    accepts = resolution.limit(resolution.measured).accepts
+    quality = towers[f"fluxes{resolution.quality}"]
+    accepted = xr.apply_ufunc(accepts, quality, best, dask="parallelized", output_dtypes=[bool])
+    return accepted & towers["fluxes"].notnull()
+
+
+def _quality_of_labels(cube: xr.Dataset, resolution: Resolution) -> xr.DataArray | float:
+    """Return the quality of labels at each site: accepted for training, and not measured where flags can say so."""
+    if not resolution.lower_is_better:
+        return resolution.training_limit
+    return xr.DataArray(np.maximum(best_flags(cube), _FLAG), {"site": cube["site"]}, ("site",))
 
 
 def _like(array: xr.DataArray, old: xr.DataArray) -> xr.Variable:

@@ -175,6 +175,10 @@ def test_a_file_of_predictions_is_read_by_the_same_call_and_refused_by_others(cu
     assert json.loads(again.attrs[TEACHER]) == json.loads(first.attrs[TEACHER])
     with pytest.raises(ConfigError, match="model_digest"):
         fc.distil(teacher.path / "seed-0", cube, out=path)
+    with pytest.raises(ConfigError, match="data_digest"):
+        fc.distil(teacher, cube.assign(predictors=cube.predictors + 1), out=path)
+    fluxes = fc.distil(teacher, cube.assign(fluxes=cube.fluxes + 1), out=path).fluxes  # no input of the teacher
+    xr.testing.assert_identical(fluxes.sel(target="LE"), cube.fluxes.sel(target="LE") + 1)
     with pytest.raises(ConfigError, match="another time axis"):
         fc.distil(teacher, cube.isel(time=slice(24, None)), out=path)
 
