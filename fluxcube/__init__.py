@@ -36,6 +36,7 @@ _PUBLIC = {
     "open_product": "fluxcube.sources.products.open",
     "load_windows": "fluxcube.samples.loader",
     "fit": "fluxcube.training.fit",
+    "distil": "fluxcube.distillation",
     "load_model": "fluxcube.inference.loading",
     "save_mixed": "fluxcube.inference.loading",
     "predict": "fluxcube.inference.towers",

@@ -31,6 +31,7 @@ LAYERS = [
     {"fetch"},
     {"plotting"},
     {"evaluation", "baselines"},
+    {"distillation"},
     {"reports"},
     {"catalog", "inventory"},
     {"demo_fetch"},

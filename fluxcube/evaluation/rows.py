@@ -17,6 +17,7 @@ from fluxcube.evaluation.common_steps import AVERAGING, in_common_steps
 from fluxcube.evaluation.common_units import in_one_unit, with_units
 from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, resolution_of
 from fluxcube.samples.quality import best_flags, named_best_flags
+from fluxcube.samples.teacher import check_measured
 from fluxcube.schema import PARTS
 from fluxcube.stores.origin import origin
 from fluxcube.variables import table
@@ -112,6 +113,7 @@ def aligned(
     inputs = _inputs(obs, predictions)
     obs = _dated("the observations", obs)
     predictions = at_sites(obs, {model: _dated(model, pred) for model, pred in predictions.items()})
+    check_measured(obs, predictions)
     observed, flags = _observed(obs, qc, data_resolution(obs))
     common = in_common_steps(
         obs,

@@ -13,6 +13,7 @@ from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.samples.features import FeatureSpec, absent_satellite
+from fluxcube.samples.teacher import TEACHER
 from fluxcube.schema import TOWER, USED_DRIVERS
 from fluxcube.stores.origin import named
 from fluxcube.variables import COMPUTED, statics, table
@@ -259,6 +260,7 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
     return members | {
         "model": str(record.get("kind", type(predictor.model).__name__)),
         "model_digest": predictor.digest,
+        **({"teacher_digest": record[TEACHER]["model_digest"]} if TEACHER in record else {}),
         **named(record.get("cube") or {}, "training_cube"),
         "training_sites": len(record.get("training_sites", ())),
         f"context_{steps}": predictor.model.context,

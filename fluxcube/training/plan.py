@@ -20,6 +20,7 @@ from fluxcube.normalisation import TABLE
 from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, resolution_of
 from fluxcube.samples.features import CHIP_PIXELS, FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
+from fluxcube.samples.teacher import Teacher, teacher_of
 from fluxcube.samples.towers import choose_predictors, cube_spec
 from fluxcube.schema import USED_DRIVERS, check_units
 from fluxcube.training import checks
@@ -119,6 +120,11 @@ class Plan:
         count = max(1, round(self.bag * len(sites)))
         chosen = np.random.default_rng((seed, _BAG)).choice(len(sites), count, replace=False)
         return tuple(sites[i] for i in np.sort(chosen))
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """Model whose predictions are the training fluxes; None if these are those of the towers."""
+        return teacher_of(self.cube)
 
     @property
     def val_limit(self) -> QualityLimit:
@@ -313,10 +319,20 @@ def _with_drivers(cube: xr.Dataset) -> xr.Dataset:
     return cube.sel(site=[site for site in cube["site"].values if str(site) not in lacking]) if lacking else cube
 
 
+def _default_split(cube: xr.Dataset, teacher: Teacher | None, seed: int) -> Split:
+    """Return the split of a fit without one: that for which a teacher labelled the cube, else one by IGBP class."""
+    if teacher is not None:
+        return Split.from_dict(dict(teacher.split))
+    return per_igbp(_with_drivers(cube), seed=seed)
+
+
 def _split(cube: xr.Dataset, request: FitRequest) -> Split:
-    split = per_igbp(_with_drivers(cube), seed=request.seed) if request.split is None else request.split
+    teacher = teacher_of(cube)
+    split = _default_split(cube, teacher, request.seed) if request.split is None else request.split
     split = split if isinstance(split, Split) else split_for(cube, split, seed=request.seed)
     split.check([str(site) for site in cube["site"].values])
+    if teacher is not None:
+        teacher.check(split)
     if lacking := [site for site in sites_without_drivers(cube) if site in (*split.train, *split.val)]:
         name = cube.attrs[USED_DRIVERS]
         log.warning("%d training and validation towers have no drivers %s, and are left out", len(lacking), name)

@@ -37,7 +37,7 @@ from fluxcube.training.run import (
     differences,
     other_data,
 )
-from fluxcube.training.single import Data, metadata, searched, train_one
+from fluxcube.training.single import Data, learned_sites, metadata, searched, train_one
 from fluxcube.training.validation import Validation, validation_windows
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,8 @@ def _join(data: Data, folder: Path, chosen: Sequence[int]) -> Run:
     about["cube"]["data_digest"] = data.digest
     plan.split.save(folder / SPLIT)
     learned = {site for s in chosen for site in plan.sites(s)}
-    about |= {"seeds": list(chosen), "training_sites": [site for site in plan.split.train if site in learned]}
+    sites = [site for site in plan.split.train if site in learned]
+    about |= {"seeds": list(chosen), "training_sites": learned_sites(plan, sites)}
     check_held(folder)
     checkpoint.save_ensemble(folder, [_name(s) for s in chosen], about)
     (folder / DATA).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from fluxcube.models.base import Model
 from fluxcube.models.rows import RowModel
 from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.teacher import TEACHER
 from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.schema import DRIVERS_SOURCE, USED_DRIVERS
 from fluxcube.stores.lock import check_held
@@ -268,6 +269,11 @@ def _finish(model: Model, folder: Path, about: Mapping, applicability: Applicabi
         (folder / name).unlink(missing_ok=True)
 
 
+def learned_sites(plan: Plan, sites: Sequence[str]) -> list[str]:
+    """Return the towers that a model learned from: `sites`, and those of its teacher."""
+    return list(dict.fromkeys((*sites, *(plan.teacher.training_sites if plan.teacher else ()))))
+
+
 def metadata(
     plan: Plan,
     spec: FeatureSpec,
@@ -279,7 +285,7 @@ def metadata(
 ) -> dict:
     """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
-    rows = table(spec.resolution)
+    rows, teacher = table(spec.resolution), plan.teacher
     kept = (
         "title",
         "resolution",
@@ -296,9 +302,10 @@ def metadata(
         "inputs": inputs,
         "target_units": {name: rows[name].units for name in spec.targets},
         "split": plan.split.to_dict(),
-        "training_sites": list(plan.sites(request["seed"])),
+        "training_sites": learned_sites(plan, plan.sites(request["seed"])),
         "seed": request["seed"],
         **plan.limit.to_dict(),
+        **({TEACHER: teacher.to_dict()} if teacher else {}),
         "training": training,
         "init": request["init"],
         "request": dict(request),

@@ -29,6 +29,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.support import Draws
+from fluxcube.samples.teacher import labelled_targets
 from fluxcube.samples.towers import Towers, day_quality, site_classes, site_years
 from fluxcube.samples.windows import cut
 
@@ -155,7 +156,8 @@ def quality_weights(one: xr.Dataset, filled: float = FILLED) -> np.ndarray:
     Returns
     -------
     (t, targets) float32
-        Daily: the share of the day that is measured or good fill, 0 where it is unknown. Hourly: 1 or `filled`.
+        Daily: the share of the day that is measured or good fill, 0 where it is unknown. Hourly: 1 or `filled`. 1 for
+        targets that are labels of a teacher (`fluxcube.distil`), which are as good in one time step as in another.
 
     Raises
     ------
@@ -163,10 +165,12 @@ def quality_weights(one: xr.Dataset, filled: float = FILLED) -> np.ndarray:
         If a daily quality is above 1: flags of 0 to 3 count the other way.
     """
     if f"fluxes{HOURLY.quality}" not in one:
-        return np.nan_to_num(day_quality(one)).astype(np.float32)
-    flags = one[f"fluxes{HOURLY.quality}"].values[0]
-    measured = HOURLY.limit(int(HOURLY.measured)).accepts(flags, best_flags(one)[0])
-    return np.where(measured, 1.0, filled).astype(np.float32)
+        weights = np.nan_to_num(day_quality(one))
+    else:
+        flags = one[f"fluxes{HOURLY.quality}"].values[0]
+        measured = HOURLY.limit(int(HOURLY.measured)).accepts(flags, best_flags(one)[0])
+        weights = np.where(measured, 1.0, filled)
+    return np.where(labelled_targets(one), 1.0, weights).astype(np.float32)
 
 
 def _report_unknown(name: str, sites: Sequence[str], classes: Sequence[str]) -> None:
