@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fluxcube.inference.devices import on_gpu
+from fluxcube.inference.memory import pass_size, run_pass
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model
 from fluxcube.models.ensemble import Ensemble
@@ -18,7 +19,7 @@ from fluxcube.samples.windows import flatten, gather
 _WINDOWS = 128
 #: Number of time steps of one pass of a model of feature rows, which costs next to nothing.
 _ROWS = 16384
-#: Number of windows of one forward pass on a GPU, which has room for more and is no faster for few.
+#: Maximum number of windows of one forward pass on a GPU, as far as its memory has room for them.
 _WINDOWS_GPU = 2048
 #: Minimum number of windows at consecutive time steps for which sliding-window inference is faster.
 _MIN_SLIDING = 16
@@ -54,9 +55,10 @@ def predict_scaled(
     place, stop = window_ends(block, length, options, keep)
     series = flatten(_lengthened(block, int(stop.max(initial=0)) - steps))
     sliding = options.stride == 1 and model.sliding_window
+    call = functools.partial(_estimates, uncertainty=bool(options.uncertainty), derive=derive)
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         batch = Batch.of(gather(series, p, s, seen))
-        estimates = _estimates(model, batch, bool(options.uncertainty), derive)
+        estimates = run_pass(model, batch, options.device, call)
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
         inside = (step >= keep.start) & (step < keep.stop) & ((s[:, None] >= length) | enough)
@@ -125,5 +127,5 @@ def _lengthened(block: Block, steps: int) -> Block:
 def _pass_size(model: Model) -> int:
     """Return the number of windows of one forward pass."""
     if model.networks:
-        return _WINDOWS_GPU if on_gpu(model) else _WINDOWS
+        return pass_size(model, usual=_WINDOWS, maximum=_WINDOWS_GPU)
     return _WINDOWS if model.emits > 1 else max(_WINDOWS, _ROWS // model.context)
