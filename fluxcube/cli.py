@@ -26,6 +26,8 @@ from fluxcube.models import registry
 from fluxcube.terminal import (
     AllowMissing,
     Commands,
+    Deterministic,
+    Device,
     Digest,
     MaxQc,
     MinQuality,
@@ -256,6 +258,8 @@ def train(
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
     drivers: Annotated[str | None, typer.Option(help="Source of the predictors: tower (default) or e.g. era5.")] = None,
+    device: Device = None,
+    deterministic: Deterministic = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -297,6 +301,8 @@ def train(
             search=search,
             bag=bag,
             drivers=drivers,
+            device=device,
+            deterministic=deterministic or None,
             **quality_options(max_qc, min_quality),
             overwrite=overwrite,
             progress=(progress or line_progress()) if first else None,
@@ -388,6 +394,7 @@ def evaluate(
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
     drivers: Annotated[str | None, typer.Option(help="Source of the predictors: tower (default) or e.g. era5.")] = None,
+    device: Device = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
     allow_missing: AllowMissing = False,
@@ -411,7 +418,8 @@ def evaluate(
             raise ConfigError("--protocol reads runs and cubes of a disk: copy them from the bucket.")
         runs = [[Path(one) for one in (run, *(mix or []))], *([Path(one)] for one in against or [])]
         numbers = cli_protocols.Numbers(clusters_km, draws, seed)
-        cli_protocols.score(protocol, runs, Path(store), out, numbers, missing=allow_missing, other=allow_other_product)
+        others = {"missing": allow_missing, "other": allow_other_product}
+        cli_protocols.score(protocol, runs, Path(store), out, numbers, **others, device=device)
         return
     from fluxcube.evaluation.groups import check_groups
     from fluxcube.evaluation.report import format_table
@@ -422,7 +430,7 @@ def evaluate(
     _check_by(by)
     if out is not None:
         check_output_file(out)
-    models = models_by_name([[run, *(mix or [])], *([path] for path in against or [])], digest)
+    models = models_by_name([[run, *(mix or [])], *([path] for path in against or [])], digest, device)
     first = next(iter(models.values()))
     stored = cli_maps.named_maps(maps or [], taken=models)
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError, without_secrets
-from fluxcube.terminal import AllowMissing, Digest, Mix, Overwrite, bar, box, line_progress, period
+from fluxcube.terminal import (
+    AllowMissing,
+    Deterministic,
+    Device,
+    Digest,
+    Mix,
+    Overwrite,
+    bar,
+    box,
+    line_progress,
+    period,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,7 +128,11 @@ def upscale(
         int | None,
         typer.Option(min=1, help="Minimum window length, in time steps, for the first steps of the forcing."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="Precision of the model: float32 or bfloat16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the model: float32, bfloat16, or tf32 on GPUs.")
+    ] = None,
+    device: Device = None,
+    deterministic: Deterministic = False,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also map standard deviations.")] = False,
     applicability: Annotated[
         bool | None,
@@ -163,7 +178,7 @@ def upscale(
     from fluxcube.maps.store import write_maps
 
     area = box(bbox)
-    model = load_model([run, *(mix or [])], digest=digest)
+    model = load_model([run, *(mix or [])], digest=digest, device="cpu")  # here it is only described
     grid = open_forcing(
         forcing,
         modis=modis,
@@ -189,6 +204,8 @@ def upscale(
         allow_missing=allow_missing,
         allow_other_product=allow_other_product,
         time_chunk=time_chunk,
+        device=device or "auto",
+        deterministic=deterministic,
     )
     check_values(grid)
     with bar("upscale") as progress:

@@ -79,7 +79,9 @@ def calibrate(
     typer.echo(coverage_text(found))
 
 
-def models_by_name(several: Sequence[Sequence[str]], digest: str | None) -> dict[str, Predictor]:
+def models_by_name(
+    several: Sequence[Sequence[str]], digest: str | None, device: str | None = None
+) -> dict[str, Predictor]:
     """Return the models to score by name; each is one run, or a mix of several.
 
     Parameters
@@ -88,6 +90,8 @@ def models_by_name(several: Sequence[Sequence[str]], digest: str | None) -> dict
         Folders or URLs of the runs of each model.
     digest : str or None
         Expected digest of the first model.
+    device : str or None
+        Device of the models, as `fluxcube.load_model` takes it.
 
     Raises
     ------
@@ -105,7 +109,7 @@ def models_by_name(several: Sequence[Sequence[str]], digest: str | None) -> dict
         labels = ["+".join(map(str, paths)) for paths in places]
     digests = [digest, *[None] * (len(places) - 1)]
     return {
-        label: load_model(paths, digest=expected)
+        label: load_model(paths, digest=expected, device=device)
         for label, paths, expected in zip(labels, places, digests, strict=True)
     }
 

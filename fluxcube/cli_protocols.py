@@ -66,6 +66,7 @@ def score(
     *,
     missing: bool,
     other: bool,
+    device: str | None = None,
 ) -> None:
     """Score runs, or tables of predictions, by a benchmark protocol, print the scores, and write the files.
 
@@ -83,6 +84,8 @@ def score(
         Options of the intervals.
     missing, other : bool
         Options --allow-missing and --allow-other-product of `evaluate`.
+    device : str or None
+        Device of the runs, as `fluxcube.load_model` takes it.
     """
     from fluxcube.evaluation.protocols import evaluate_protocol, find_protocol, write_protocol
     from fluxcube.evaluation.protocols.files import markdown
@@ -107,6 +110,7 @@ def score(
             by_seed=protocol.benchmark == "carbonsense",
             missing=missing,
             other=other,
+            device=device,
         )
     scores = evaluate_protocol(
         protocol, obs, predictions, clusters=numbers.clusters_km, draws=numbers.draws, seed=numbers.seed
@@ -133,7 +137,14 @@ def _observed(protocol: Protocol, store: Path, *, table: bool) -> xr.Dataset:
 
 
 def _predicted(
-    label: str, paths: Sequence[Path], cube: xr.Dataset | None, *, by_seed: bool, missing: bool, other: bool
+    label: str,
+    paths: Sequence[Path],
+    cube: xr.Dataset | None,
+    *,
+    by_seed: bool,
+    missing: bool,
+    other: bool,
+    device: str | None,
 ) -> list[xr.Dataset]:
     """Return the predictions of a model, one for each of its seeds."""
     from fluxcube.evaluation.protocols import read_predicted_table
@@ -156,7 +167,7 @@ def _predicted(
     with bar(f"predict {label}") as progress:
         return [
             predict(
-                load_model(model),
+                load_model(model, device=device),
                 cube,
                 allow_missing=missing,
                 allow_other_product=other,

@@ -113,6 +113,10 @@ class CheckpointError(FluxcubeError, ValueError):
     """A run folder contains no readable model."""
 
 
+class DeviceError(FluxcubeError, RuntimeError):
+    """A GPU failed, or its memory is too small for the smallest pass of a model."""
+
+
 class TrainingError(FluxcubeError, ArithmeticError):
     """A loss or a gradient is not finite, so that training cannot continue."""
 

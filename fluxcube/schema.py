@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 #: Attribute of lazy maps, never of a store: the largest number of bytes that computing one of their chunks takes.
 REGION_BYTES = "region_bytes"
+#: Attribute of maps with the device that computes them, as the user named it.
+DEVICE = "device"
 
 #: Pixel centres of a chip: metres north (y, from north to south) and east (x) of its centre.
 CHIP_Y = np.arange(1750.0, -2000.0, -500.0)

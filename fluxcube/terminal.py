@@ -41,6 +41,16 @@ Mix = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Treat inputs that the data do not contain as missing.")
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Device that computes: auto (the default: a GPU if there is one), cpu, cuda, cuda:1, or cuda,cpu for the "
+        "CPU where a GPU is absent or too small."
+    ),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Use only algorithms that repeat their results bit by bit on a GPU.")
+]
 MaxQc = Annotated[
     str | None,
     typer.Option(

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
     {"errors", "interrupts", "parsing", "processes"},
-    {"variables", "biomes", "knownsites"},
+    {"variables", "biomes", "knownsites", "devices"},
     {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
     {"solar", "resolution", "scores"},
     {"schema", "geometry"},
@@ -70,6 +70,7 @@ WRITERS = {
     "reports/write.py": "the page of a report, its tables and its figures",
     "reports/gather.py": "predictions of the runs of a report",
     "simulation/": "the simulated planet's raw files",
+    "devices.py": "locks of the temporary folder, by which processes of a machine share its cards",
     "demo.py": "the demo's summary",
     "experiments.py": "folders of runs and predictions",
     "shipping.py": "shipped models",
@@ -207,7 +208,7 @@ def test_modules_are_short():
 
 def test_models_see_tensors_only():
     for path in (PACKAGE / "models").glob("*.py"):
-        assert imported(path) <= {"errors", "interrupts", "models", "moments", "parsing"}, path
+        assert imported(path) <= {"devices", "errors", "interrupts", "models", "moments", "parsing"}, path
         text = source(path)
         assert "import xarray" not in text and "import pandas" not in text, path
 

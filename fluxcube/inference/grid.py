@@ -22,7 +22,8 @@ from fluxcube.inference.checks import (
     note_timing,
     region_bytes,
 )
-from fluxcube.inference.loading import AnyModel, as_predictor
+from fluxcube.inference.devices import uses_cards
+from fluxcube.inference.loading import AnyModel, described
 from fluxcube.inference.member_maps import combined_members
 from fluxcube.inference.options import Uncertainty
 from fluxcube.inference.outputs import (
@@ -40,7 +41,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.images import ImageKind
 from fluxcube.samples.support import support_stops
 from fluxcube.samples.surface import STATISTICS, column_of, static_feature
-from fluxcube.schema import REGION_BYTES, check_units, validate_forcing, validate_maps
+from fluxcube.schema import DEVICE, REGION_BYTES, check_units, validate_forcing, validate_maps
 from fluxcube.stores.identity import DIGESTS, input_digests
 from fluxcube.stores.origin import named, origin, origin_of
 from fluxcube.timestamps import DAY as DAY_LENGTH
@@ -85,6 +86,8 @@ def upscale(
     product_bias: xr.Dataset | None = None,
     time_chunk: int | None = None,
     member_maps: Sequence[xr.Dataset] | None = None,
+    device: str | None = None,
+    deterministic: bool = False,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
 
@@ -109,9 +112,10 @@ def upscale(
     min_context : int, optional
         Map the first time steps of the forcing, too, whose window would begin before it, if the forcing has this number
         of steps up to each, its own included; by default they are missing.
-    precision : {"float32", "bfloat16"}, optional
+    precision : {"float32", "tf32", "bfloat16"}, optional
         Precision of a network's matrix products; float32 by default. bfloat16 is faster on processors that support it,
-        and changes fluxes by one or two percent of their standard deviation.
+        and changes fluxes by one or two percent of their standard deviation; tf32 is for GPUs. Each process compares
+        its first chunk with float32, and warns above 0.05 standard deviations.
     uncertainty : bool, "std" or "spread"
         Whether to map NAME_std and NAME_spread, too, as `fluxcube.inference.towers.predict` returns them.
     applicability : bool, optional
@@ -134,6 +138,12 @@ def upscale(
         Maps of each member of a mixed ensemble, in their order, of this forcing and with these options, as
         `fluxcube.open_maps` returns them: they are read, instead of computing the members again. The result is the
         same.
+    device : str, optional
+        Device that computes, as `fluxcube.load_model` takes it, in each process that computes chunks; by default that
+        of a model that is loaded already, else "auto". A process of several GPUs uses one of them
+        (`fluxcube.devices.find_device`).
+    deterministic : bool
+        Whether only algorithms that repeat their results bit by bit are used on a GPU.
 
     Returns
     -------
@@ -158,7 +168,7 @@ def upscale(
     ----------
     Meyer & Pebesma 2021 (dissimilarity, area of applicability), doi:10.1111/2041-210X.13650.
     """
-    predictor = as_predictor(model)
+    predictor = described(model, device)
     source = named(origin(forcing), "forcing") | named(origin_of(forcing.attrs, "era5"), "era5")
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
@@ -170,6 +180,7 @@ def upscale(
         precision=precision,
         uncertainty=uncertainty,
         applicability=known_applicability(predictor, applicability),
+        deterministic=deterministic,
     )
     names = flux_names(predictor, targets)
     check_calibrated(predictor, names, uncertainty)
@@ -206,6 +217,7 @@ def upscale(
     )
     attrs = _attrs(forcing) | source | provenance(predictor, options, masked)
     attrs |= products | {DIGESTS: input_digests(forcing, predictor.settings), REGION_BYTES: size}
+    attrs[DEVICE] = predictor.device if uses_cards(predictor.model) else "cpu"
     return validate_maps(maps.assign_attrs(attrs))
 
 

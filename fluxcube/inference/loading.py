@@ -5,6 +5,7 @@ Several runs are opened as one mixed ensemble, which `save_mixed` stores in a fo
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import re
@@ -13,11 +14,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fluxcube.devices import check_device
 from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
-from fluxcube.inference.devices import to_gpu
+from fluxcube.inference.devices import is_placed, place
 from fluxcube.inference.mixed import MixedPredictor, mix, report_left_out
 from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
 from fluxcube.models import checkpoint, shipped
+from fluxcube.models.ensemble import MixedEnsemble
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.stores.download import bucket_of, downloaded
 from fluxcube.stores.files import names_disk_errors
@@ -35,7 +38,7 @@ _SHORTEST_DIGEST = 12
 _MODEL_FILES = re.compile(
     r"(run|ensemble)\.json|(model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors)(\.gz)?"
 )
-_loaded: dict[tuple[str, str, str] | MixedReference, Predictor] = {}
+_loaded: dict[tuple[str, str, str, str] | MixedReference, Predictor] = {}
 _lock = threading.RLock()
 
 
@@ -44,6 +47,7 @@ def load_model(
     *,
     weights: Sequence[float] | None = None,
     digest: str | None = None,
+    device: str | None = None,
     storage_options: Mapping[str, object] | None = None,
 ) -> Predictor:
     """Load a trained model, or several as one mixed ensemble.
@@ -62,6 +66,10 @@ def load_model(
         Weight of each of several runs, above 0; equal by default.
     digest : str, optional
         Expected digest of the model's weights (`Predictor.digest`), or at least its first 12 characters.
+    device : str, optional
+        Device of the model, here and in workers of Dask: "auto" (the default) is a GPU if there is one, "cpu", "cuda",
+        "cuda:1" for a GPU by its number, or "cuda,cpu" for a GPU and the CPU where there is none, or one whose memory
+        is too small. A model that is loaded already is moved, in a copy.
     storage_options : mapping, optional
         Options of fsspec to reach a bucket; workers of Dask that read the model receive them.
 
@@ -74,7 +82,8 @@ def load_model(
     CheckpointError
         If a folder contains no finished model, or a damaged one, or weights with another digest.
     ConfigError
-        If several runs have no common target, or different time steps or clocks, or one is there twice.
+        If several runs have no common target, or different time steps or clocks, or one is there twice; if there is no
+        such device.
     StoreError
         If a bucket cannot be reached.
 
@@ -84,23 +93,102 @@ def load_model(
     >>> load_model([FOLDER / "ecoperceiver-towers" / "seed-0", FOLDER / "ecoperceiver-towers" / "seed-1"])
     <Predictor mixed: NEE, GPP_NT, RECO_NT from 0.5 seed-0 (ecoperceiver), 0.5 seed-1 (ecoperceiver); in memory>
     """
-    predictor = _opened(run, weights, storage_options)
+    predictor = _opened(run, weights, device, storage_options)
     if digest is not None:
         _check_digest(predictor, digest)
     return predictor
 
 
-def _opened(run: AnyModel, weights: Sequence[float] | None, options: Mapping[str, object] | None) -> Predictor:
+def _opened(
+    run: AnyModel, weights: Sequence[float] | None, device: str | None, options: Mapping[str, object] | None
+) -> Predictor:
     if isinstance(run, Predictor | Bucket | str | os.PathLike):
         if weights is not None:
             raise ConfigError("weights are for several runs: pass a list of runs, or no weights.")
-        return run if isinstance(run, Predictor) else _load(run, options)
-    parts = [load_model(one, storage_options=options) for one in run]
+        if isinstance(run, Predictor):
+            return run if device is None else on_device(run, device)
+        return _load(run, device or "auto", options)
+    parts = [load_model(one, device=device, storage_options=options) for one in run]
     if len(parts) == 1 and weights is None:
         return parts[0]
     mixed = mix(parts, weights)
     report_left_out(mixed)
     return mixed
+
+
+def on_device(predictor: Predictor, device: str) -> Predictor:
+    """Return a model on another device; the given one stays where it is.
+
+    A model that is in a folder is read once for each device and process; one that is in RAM alone is copied.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model.
+    device : str
+        As `load_model` takes it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
+    check_device(device)
+    if isinstance(predictor, MixedPredictor):
+        return _moved(predictor, device)
+    if device == predictor.device and is_placed(predictor.model, device):
+        return predictor
+    if isinstance(reference := predictor.reference, ModelReference):
+        model = load_reference(dataclasses.replace(reference, device=device)).model
+        return dataclasses.replace(predictor, model=model, device=device)
+    return _moved(predictor, device)
+
+
+def _moved(predictor: Predictor, device: str) -> Predictor:
+    """Return a model on a device: the same one if it is there, else a copy."""
+    if isinstance(predictor, MixedPredictor):
+        parts = tuple(on_device(part, device) for part in predictor.parts)
+        members = MixedEnsemble([part.model for part in parts], predictor.weights, predictor.model.sizes)
+        return dataclasses.replace(predictor, model=members, parts=parts, device=device)
+    if is_placed(predictor.model, device):
+        return dataclasses.replace(predictor, device=device)
+    model = copy.deepcopy(predictor.model)
+    place(model, device)
+    return dataclasses.replace(predictor, model=model, device=device)
+
+
+def described(model: AnyModel, device: str | None) -> Predictor:
+    """Return a model that this process describes, and that others compute with: it is not moved to a card here.
+
+    A model that is in RAM alone is computed with by threads of this process, too, and is therefore moved.
+
+    Parameters
+    ----------
+    model : AnyModel
+        As `load_model` takes it.
+    device : str or None
+        Device of the processes that compute; None is that of a model that is loaded already, else "auto".
+    """
+    if isinstance(model, Predictor):
+        return _labelled(as_predictor(model), check_device(device or model.device))
+    if isinstance(model, Bucket | str | os.PathLike):
+        return _labelled(as_predictor(model, "cpu"), check_device(device or "auto"))
+    parts = [described(one, device) for one in model]
+    if len(parts) == 1:
+        return parts[0]
+    mixed = mix(parts)
+    report_left_out(mixed)
+    return mixed
+
+
+def _labelled(predictor: Predictor, device: str) -> Predictor:
+    """Return a model whose reference is to a device; one in RAM alone is moved to it."""
+    if isinstance(predictor, MixedPredictor) and predictor.path is None and predictor.bucket is None:
+        parts = tuple(_labelled(part, device) for part in predictor.parts)
+        return dataclasses.replace(predictor, parts=parts, device=device)
+    if isinstance(predictor.reference, Predictor):
+        return on_device(predictor, device)
+    return dataclasses.replace(predictor, device=device)
 
 
 def _check_digest(predictor: Predictor, digest: str) -> None:
@@ -113,7 +201,9 @@ def _check_digest(predictor: Predictor, digest: str) -> None:
         )
 
 
-def _load(run: str | os.PathLike | Bucket, options: Mapping[str, object] | None = None) -> Predictor:
+def _load(
+    run: str | os.PathLike | Bucket, device: str = "auto", options: Mapping[str, object] | None = None
+) -> Predictor:
     if (bucket := bucket_of(run, options)) is not None:
         with downloaded(bucket, lambda name: name in (checkpoint.RUN, checkpoint.ENSEMBLE)) as folder:
             about = checkpoint.read_about(folder)
@@ -122,7 +212,8 @@ def _load(run: str | os.PathLike | Bucket, options: Mapping[str, object] | None 
         path = str(shipped.find(os.fspath(run) if not isinstance(run, Bucket) else run.url))
         about = checkpoint.read_about(path)
     try:
-        return load_reference(ModelReference(path, about["digest"], str(about.get("seal", "")), options or {}))
+        reference = ModelReference(path, about["digest"], str(about.get("seal", "")), options or {}, device)
+        return load_reference(reference)
     except FluxcubeError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
@@ -131,9 +222,9 @@ def _load(run: str | os.PathLike | Bucket, options: Mapping[str, object] | None 
         ) from error
 
 
-def as_predictor(model: AnyModel) -> Predictor:
-    """Return a predictor unchanged, or load it from its run, or from several runs."""
-    return _declaring(load_model(model))
+def as_predictor(model: AnyModel, device: str | None = None) -> Predictor:
+    """Return a predictor unchanged, or load it from its run, or from several runs; on a device, if one is passed."""
+    return _declaring(load_model(model, device=device))
 
 
 @names_disk_errors("folder")
@@ -247,10 +338,13 @@ def load_reference(reference: Reference) -> Predictor:
         return reference
     if isinstance(reference, MixedReference):
         return _load_mixed_reference(reference)
-    key = (reference.path, reference.digest, reference.seal)
+    key = (reference.path, reference.digest, reference.seal, reference.device)
     with _lock:  # threads of Dask request it at the same time; one of them reads
-        if key not in _loaded:
-            _loaded[key] = _read(reference)
+        if key not in _loaded:  # it is read once, and moved to each device in a copy
+            unmoved = (*key[:3], "cpu")
+            if unmoved not in _loaded:
+                _loaded[unmoved] = _read(dataclasses.replace(reference, device="cpu"))
+            _loaded[key] = _moved(_loaded[unmoved], reference.device)
         return _declaring(_loaded[key])
 
 
@@ -310,7 +404,6 @@ def _read_folder(reference: ModelReference, path: Path) -> Predictor:
 
 def _read_single(path: Path, digest: str) -> Predictor:
     model, metadata = checkpoint.load(path)
-    to_gpu(model)
     spec = FeatureSpec.from_dict(metadata["features"])
     expected, found = (len(spec.inputs), len(spec.targets)), (model.sizes.inputs, model.sizes.targets)
     if found != expected:
@@ -318,10 +411,10 @@ def _read_single(path: Path, digest: str) -> Predictor:
             f"{path}: its features are {expected[0]} inputs and {expected[1]} targets, its weights are for {found[0]} "
             f"and {found[1]}: it is damaged; copy it again."
         )
-    return Predictor(model, spec, metadata, path, digest, checkpoint.applicability(path))
+    return Predictor(model, spec, metadata, path, digest, checkpoint.applicability(path), device="cpu")
 
 
 def _read_mixed(path: Path) -> MixedPredictor:
     paths, about = checkpoint.read_mixed(path)
-    parts = [_load(member) for member in paths.values()]
+    parts = [_load(member, "cpu") for member in paths.values()]
     return mix(parts, about["weights"], names=tuple(paths), about=about, path=path, digest=about["digest"])

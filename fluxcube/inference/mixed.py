@@ -18,12 +18,13 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.inference.options import PredictionOptions, Uncertainty
-from fluxcube.inference.predictor import DISSIMILARITY, MixedReference, Predictor, Reference, with_error_models
+from fluxcube.inference.predictor import DISSIMILARITY, MixedReference, Predictor, Reference
 from fluxcube.inference.respiration import DERIVED
 from fluxcube.models import checkpoint
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Sizes
 from fluxcube.models.ensemble import MIXED, MixedEnsemble, normalised_weights, weighted_mean, weighted_spread
+from fluxcube.models.errormodel import with_error_models
 from fluxcube.samples.features import Block, FeatureSpec
 from fluxcube.samples.images import ImageKind
 from fluxcube.samples.splits import Split
@@ -135,6 +136,7 @@ class MixedPredictor(Predictor):
         precision: str | None = None,
         uncertainty: Uncertainty = False,
         applicability: bool = False,
+        deterministic: bool = False,
     ) -> PredictionOptions:
         """Return prediction options, checked and completed by the defaults of each member.
 
@@ -145,9 +147,9 @@ class MixedPredictor(Predictor):
             step, or their default.
         min_context : int, optional
             As for a single model; for a member of a shorter context, its context.
-        precision : {"float32", "bfloat16"}, optional
+        precision : {"float32", "tf32", "bfloat16"}, optional
             Precision of the matrix products of those members that are networks.
-        uncertainty, applicability
+        uncertainty, applicability, deterministic
             Fields of `PredictionOptions`.
 
         Raises
@@ -165,8 +167,9 @@ class MixedPredictor(Predictor):
             part.options(
                 stride=stride if stride is None or stride <= part.model.emits else None,
                 min_context=None if min_context is None else min(min_context, part.model.context),
-                precision=precision if part.model.networks or precision != "bfloat16" else None,
+                precision=precision if part.model.networks else None,
                 applicability=applicability,
+                deterministic=deterministic,
             )
             for part in self.parts
         )
@@ -176,6 +179,8 @@ class MixedPredictor(Predictor):
             precision=precision or "float32",
             uncertainty=uncertainty,
             applicability=applicability,
+            device=self.device,
+            deterministic=deterministic,
             members=members,
         )
 
@@ -301,7 +306,7 @@ def mix(
     metadata = mixed_metadata(parts, chosen, shares, spec) | dict(about or {})
     sizes = Sizes(inputs=len(spec.inputs), targets=len(spec.targets))
     model = MixedEnsemble([part.model for part in parts], shares, sizes)
-    fields = {"digest": digest, "path": None} | stored
+    fields = {"digest": digest, "path": None, "device": parts[0].device} | stored
     return MixedPredictor(model, spec, metadata, parts=tuple(parts), names=chosen, weights=shares, **fields)
 
 

@@ -20,12 +20,16 @@ class PredictionOptions:
     min_context : int
         Minimum number of time steps, its own included, from the start of the record to a predicted time step: the
         context of the model, or fewer to predict the first time steps, too.
-    precision : {"float32", "bfloat16"}
+    precision : {"float32", "tf32", "bfloat16"}
         Precision of matrix products.
     uncertainty : bool, "std" or "spread"
         Whether NAME_std and NAME_spread are returned, too, or one of them.
     applicability : bool
         Whether the dissimilarity to the training days is returned, too.
+    device : str
+        Device of the model as the user named it (`fluxcube.devices.check_device`).
+    deterministic : bool
+        Whether only algorithms that repeat their results bit by bit are used.
     members : tuple of PredictionOptions
         Options of each member of a mixed ensemble; empty for others.
     """
@@ -35,6 +39,8 @@ class PredictionOptions:
     precision: str = "float32"
     uncertainty: Uncertainty = False
     applicability: bool = False
+    device: str = "auto"
+    deterministic: bool = False
     members: tuple[PredictionOptions, ...] = ()
 
     @property

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from fluxcube.devices import device_name
 from fluxcube.errors import ConfigError, unknown
+from fluxcube.inference.devices import device_of
 from fluxcube.inference.options import PredictionOptions, Uncertainty
+from fluxcube.inference.precision import known_error
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.samples.features import FeatureSpec, absent_satellite
@@ -267,6 +270,7 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
         f"stride_{steps}": options.strides if options.members else options.stride,
         f"min_context_{steps}": options.min_context,
         "precision": options.precision,
+        **({"deterministic": 1} if options.deterministic else {}),
         "predictors": ", ".join(spec.predictors),
         "memory_days": ", ".join(map(str, spec.memory_days)),
         **({"surface_columns": ", ".join(spec.surface)} if spec.surface else {}),
@@ -276,6 +280,14 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
         **({"trained_drivers": drivers} if (drivers := trained_drivers(predictor)) != TOWER else {}),
         **clock,
     }
+
+
+def computed_by(predictor: Predictor, options: PredictionOptions) -> dict[str, object]:
+    """Return attributes that record where this process predicted: device and, below float32, error of the precision."""
+    devices = dict.fromkeys(device_name(device_of(single.model)) for single in predictor.singles)
+    errors = [known_error(single.model, options.precision) for single in predictor.singles]
+    known = [error for error in errors if error is not None]
+    return {"device": ", ".join(devices)} | ({"precision_error": round(max(known), 6)} if known else {})
 
 
 def _expects_respiration(targets: Sequence[str]) -> bool:

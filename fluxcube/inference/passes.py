@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fluxcube.inference.devices import on_gpu
+from fluxcube.inference.memory import pass_size, run_pass
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model
 from fluxcube.models.ensemble import Ensemble
@@ -18,7 +19,7 @@ from fluxcube.samples.windows import flatten, gather
 _WINDOWS = 128
 #: Number of time steps of one pass of a model of feature rows, which costs next to nothing.
 _ROWS = 16384
-#: Number of windows of one forward pass on a GPU, which has room for more and is no faster for few.
+#: Maximum number of windows of one forward pass on a GPU, as far as its memory has room for them.
 _WINDOWS_GPU = 2048
 #: Number of time steps of one pass of a model with streams, of one or several places.
 _STREAM_STEPS = 2048
@@ -63,8 +64,9 @@ def predict_scaled(
         passes = _stream_passes(model, block, options, keep)
     else:
         passes = _window_passes(model, block, options, keep)
+    call = functools.partial(_estimates, uncertainty=bool(options.uncertainty), derive=derive)
     for p, step, inside, batch in passes:
-        estimates = _estimates(model, batch, bool(options.uncertainty), derive)
+        estimates = run_pass(model, batch, options.device, call)
         places = np.broadcast_to(p[:, None], step.shape)[inside]
         out[places, step[inside] - keep.start] = estimates[:, -step.shape[1] :][inside]
 
@@ -192,5 +194,5 @@ def _lengthened(block: Block, steps: int) -> Block:
 def _pass_size(model: Model) -> int:
     """Return the number of windows of one forward pass."""
     if model.networks:
-        return _WINDOWS_GPU if on_gpu(model) else _WINDOWS
+        return pass_size(model, usual=_WINDOWS, maximum=_WINDOWS_GPU)
     return _WINDOWS if model.emits > 1 else max(_WINDOWS, _ROWS // model.context)

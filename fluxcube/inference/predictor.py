@@ -7,23 +7,25 @@ cut into pieces, each with the time steps before it that its windows need, yield
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fluxcube.devices import deterministic
 from fluxcube.errors import CheckpointError, ConfigError, unknown
-from fluxcube.inference.devices import matrix_precision
+from fluxcube.inference.devices import PRECISIONS, matrix_precision
 from fluxcube.inference.embedding import tower_embeddings
 from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.passes import predict_scaled
+from fluxcube.inference.precision import check_precision
 from fluxcube.inference.respiration import DERIVED, daily_respiration
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model
 from fluxcube.models.ensemble import NEVER_NEGATIVE
-from fluxcube.models.errormodel import ErrorModel
+from fluxcube.models.errormodel import ErrorModel, with_error_models
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.daymeans import block_days
 from fluxcube.samples.features import Block, FeatureSpec
@@ -55,12 +57,15 @@ class ModelReference:
         of earlier versions.
     options : mapping
         `storage_options` of fsspec, if the path is the URL of a bucket.
+    device : str
+        Device on which a process that reads the model computes (`fluxcube.devices.check_device`).
     """
 
     path: str
     digest: str
     seal: str = ""
     options: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Predictor:
         Training days; None for a checkpoint without them.
     bucket : Bucket or None
         Run in a bucket that the model was read from.
+    device : str
+        Device of the model as the user named it (`fluxcube.devices.check_device`), here and in Dask workers.
     """
 
     model: Model
@@ -119,6 +126,7 @@ class Predictor:
     digest: str = ""
     applicability: Applicability | None = None
     bucket: Bucket | None = None
+    device: str = "auto"
 
     def __repr__(self) -> str:
         """Return targets, inputs and folder, not the weights."""
@@ -352,12 +360,13 @@ class Predictor:
         precision: str | None = None,
         uncertainty: Uncertainty = False,
         applicability: bool = False,
+        deterministic: bool = False,
     ) -> PredictionOptions:
         """Return prediction options, checked and completed by the defaults of the model.
 
         Parameters
         ----------
-        stride, min_context, precision, uncertainty, applicability
+        stride, min_context, precision, uncertainty, applicability, deterministic
             Fields of `PredictionOptions`; None is the default of the model.
 
         Raises
@@ -372,6 +381,8 @@ class Predictor:
             precision=precision or "float32",
             uncertainty=uncertainty,
             applicability=applicability,
+            device=self.device,
+            deterministic=deterministic,
         )
 
     def _check_options(
@@ -382,18 +393,18 @@ class Predictor:
         context = self.model.context
         if min_context is not None and not 1 <= min_context <= context:
             raise ConfigError(f"min_context must be 1..{context} for this model, found {min_context}.")
-        if precision not in (None, "float32", "bfloat16"):
-            raise ConfigError(f"precision must be float32 or bfloat16, found {precision!r}.")
-        if precision == "bfloat16" and not self.model.networks:
-            raise ConfigError("precision='bfloat16' is for neural networks: this model has none, use float32.")
+        if precision not in (None, *PRECISIONS):
+            raise ConfigError(f"precision must be float32, tf32 or bfloat16, found {precision!r}.")
+        if precision not in (None, "float32") and not self.model.networks:
+            raise ConfigError(f"precision={precision!r} is for neural networks: this model has none, use float32.")
 
     @property
     def reference(self) -> Reference:
         """What a Dask graph contains: path and digest, or the model itself if it is in no file."""
         seal = str(self.metadata.get("seal", ""))
         if self.bucket is not None:
-            return ModelReference(self.bucket.url, self.digest, seal, self.bucket.options)
-        return self if self.path is None else ModelReference(str(self.path), self.digest, seal)
+            return ModelReference(self.bucket.url, self.digest, seal, self.bucket.options, self.device)
+        return self if self.path is None else ModelReference(str(self.path), self.digest, seal, device=self.device)
 
     def stride_or_default(self, stride: int | None) -> int:
         """Return the number of time steps that each window emits.
@@ -447,7 +458,7 @@ class Predictor:
             Predict time steps whose window begins before the block, too, if the block has this number of steps up to
             them, their own included: the other steps of the window are missing, as they were in training at the start
             of a record.
-        precision : {"float32", "bfloat16"}, optional
+        precision : {"float32", "tf32", "bfloat16"}, optional
             Precision of a network's matrix products; float32 by default.
 
         Returns
@@ -511,8 +522,11 @@ class Predictor:
         out = np.full((len(block.inputs), max(0, keep.stop - keep.start), count), np.nan, np.float32)
         if out.size:
             fluxes, derive = out[..., : len(columns)], daily_respiration(self.spec)
-            with matrix_precision(self.model, options.precision):
-                predict_scaled(self.model, self._with_embeddings(block, embeddings), options, keep, fluxes, derive)
+            complete = self._with_embeddings(block, embeddings)
+            with deterministic(options.deterministic):
+                check_precision(self.model, complete, options, keep)
+                with matrix_precision(self.model, options.precision):
+                    predict_scaled(self.model, complete, options, keep, fluxes, derive)
             self._unscale(fluxes, bool(options.uncertainty))
             fluxes[~block.observed[:, keep]] = np.nan
             if options.applicability:
@@ -573,26 +587,3 @@ class Predictor:
 
 #: What a Dask graph contains: references to folders, or a model that is in none.
 Reference = Predictor | ModelReference | MixedReference
-
-
-def with_error_models(
-    arrays: Mapping[str, np.ndarray], names: Sequence[str], models: Mapping[str, ErrorModel]
-) -> Iterator[np.ndarray]:
-    """Yield the outputs of a model by name; NAME_std from the error model of NAME, if it has one.
-
-    Parameters
-    ----------
-    arrays : mapping of str to array
-        What a model computed: NAME, NAME_std and NAME_spread where it has them.
-    names : sequence of str
-        Names of the outputs.
-    models : mapping of str to ErrorModel
-        Error models by target.
-    """
-    for name in names:
-        target, _, kind = name.rpartition("_")
-        if kind == "std" and target in models:
-            kinds = {one: arrays[f"{target}_{one}"] for one in ("std", "spread") if f"{target}_{one}" in arrays}
-            yield models[target].apply({"mean": arrays[target], **kinds}).astype(np.float32)
-        else:
-            yield arrays[name]

@@ -20,6 +20,7 @@ from fluxcube.inference.outputs import (
     absent_inputs,
     as_fluxes,
     check_calibrated,
+    computed_by,
     flux_names,
     known_applicability,
     log_masked,
@@ -51,6 +52,8 @@ def predict(
     allow_missing: bool = False,
     allow_other_product: bool = False,
     drivers: str | None = None,
+    device: str | None = None,
+    deterministic: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
     """Predict the fluxes of towers, the same way as maps.
@@ -67,8 +70,10 @@ def predict(
     min_context : int, optional
         Predict the first time steps of a record, too, whose window would begin before it, if the record has this number
         of steps up to each, its own included; by default they are missing.
-    precision : {"float32", "bfloat16"}, optional
-        Precision of a network's matrix products; float32 by default.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        Precision of a network's matrix products; float32 by default. Others are compared with float32 on a part of the
+        first tower: the attribute `precision_error` of a computed result is the root mean square difference of the
+        worst flux, in standard deviations of the training fluxes; it is warned of above 0.05.
     uncertainty : bool, "std" or "spread"
         Whether to return NAME_std as well, the calibrated standard deviation of the error of each target; and
         NAME_spread, the standard deviation between the members of an ensemble, which is not the error. NAME_std exists
@@ -89,6 +94,11 @@ def predict(
         default those that the cube was opened with. They may be others than those of the training: this is logged, and
         the attributes ``drivers`` and ``trained_drivers`` of the result record both. Predictors of the model that the
         drivers lack are missing; they are logged, and named in the attribute ``drivers_missing``.
+    device : str, optional
+        Device that computes, as `fluxcube.load_model` takes it; by default that of a model that is loaded already, else
+        "auto". The attribute `device` is its name in this process.
+    deterministic : bool
+        Whether only algorithms that repeat their results bit by bit are used on a GPU.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -110,9 +120,11 @@ def predict(
         If the cube lacks inputs of the model (all predictors, or any input without `allow_missing`), has another clock
         or another resolution than the model was trained on, predictors in other units than the variable table's, or
         reflectance of another satellite product (without `allow_other_product`); if the model does not estimate its
-        error.
+        error; if there is no such device.
+    DeviceError
+        If a GPU fails, or its memory is too small for one window.
     """
-    predictor = as_predictor(model)
+    predictor = as_predictor(model, device)
     validate_cube(cube)
     source = named(origin(cube), "cube")
     cube = cube if drivers is None else use_drivers(cube, drivers)
@@ -127,6 +139,7 @@ def predict(
         precision=precision,
         uncertainty=uncertainty,
         applicability=known_applicability(predictor, applicability),
+        deterministic=deterministic,
     )
     names = flux_names(predictor)
     check_calibrated(predictor, names, uncertainty)
@@ -151,6 +164,7 @@ def predict(
             fluxes[f"{name}_std"].attrs[CALIBRATION_SITES] = " ".join(predictor.calibration_sites(name))
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
         provenance(predictor, options, masked)
+        | computed_by(predictor, options)
         | source
         | products
         | _drivers(predictor, cube, chosen=drivers is not None)

@@ -20,7 +20,7 @@ from fluxcube.maps.regions import DIMS, Region, even_chunks, region_tasks, regio
 from fluxcube.maps.workers import workers_for
 from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
-from fluxcube.schema import REGION_BYTES, validate_maps
+from fluxcube.schema import DEVICE, REGION_BYTES, validate_maps
 from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
@@ -82,7 +82,7 @@ def write_maps(
         Continue an unfinished store of the same maps.
     workers : int, optional
         Number of regions computed at once on this machine; by default its number of processors, or fewer if it has
-        little RAM.
+        little RAM. With GPUs they are divided among one process per GPU, whose threads read while it computes.
     scheduler : str or distributed.Client, optional
         Address of a Dask scheduler, "tcp://..."; "processes" for a LocalCluster on this machine; "threads" for
         threads of this process. Default: the active Dask client, else processes, or threads for a small job and for a
@@ -109,10 +109,11 @@ def write_maps(
         another class), or was not written by fluxcube; if another
         run is writing it; if the disk is full, the scheduler is gone, or regions failed: written regions stay.
     ConfigError
-        If the chunks of the maps are not of one size along each dimension, or do not fit in RAM.
+        If the chunks of the maps are not of one size along each dimension, or do not fit in RAM; if a process that
+        computes has no such device as the maps require, or, with device="auto", some have a GPU and others do not.
     """
     maps, path = even_chunks(validate_maps(maps)), target(store, storage_options)
-    task_bytes = int(maps.attrs.pop(REGION_BYTES, 0))
+    task_bytes, device = int(maps.attrs.pop(REGION_BYTES, 0)), str(maps.attrs.pop(DEVICE, "cpu"))
     every = regions(maps)
     with writing(path) as lock:
         is_new = _prepare(path, maps, len(every), overwrite, resume)
@@ -124,12 +125,14 @@ def write_maps(
         cell_steps = sum(region.land for region in todo)
         step = resolution_of(maps).steps
         report = ProgressReport(progress, every.values(), todo, step)
+        used: dict[str, object] = {}
         if todo:
             try:
                 sent = functools.partial(_sent_bytes, maps, path, todo)
-                with workers_for(scheduler, workers, cell_steps, task_bytes, path, sent, patience) as team:
+                with workers_for(scheduler, workers, cell_steps, task_bytes, path, sent, patience, device) as team:
                     report.begin(team.text)
                     RegionWriter(maps, path, team, report).write(todo)
+                    used = {DEVICE: ", ".join(team.devices)} if team.devices else {}
             except ConfigError:  # before the first task: an empty store would block a call with other chunks
                 if is_new:
                     remove_new(path)
@@ -137,7 +140,7 @@ def write_maps(
         missing = sum(done_regions(path).values())
         land = sum(region.land for region in every.values())
         counts: dict[str, object] = {f"land_cell_{step}": land, f"missing_cell_{step}": missing, "complete": 1}
-        finish_regions(path, lock, counts)
+        finish_regions(path, lock, counts | used)
     return address(path)[0]
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import dask.config
 from dask.system import CPU_COUNT
 
+from fluxcube.devices import card_ids, device_name, find_device
 from fluxcube.errors import ConfigError, StoreError
-from fluxcube.maps.allocation import allocator_environment
 from fluxcube.maps.regions import RegionResult
-from fluxcube.processes import child_command, child_environment
+from fluxcube.maps.teams import make_teams, start_team, text_of
 from fluxcube.stores.resumable import Place, is_readable
 
 if TYPE_CHECKING:
@@ -87,10 +87,13 @@ class Workers(Protocol):
         Description for the user: processes, RAM, dashboard.
     threads : int
         Number of tasks that run at once.
+    devices : tuple of str
+        Names of the devices that compute, such as "CPU"; empty if they are unknown.
     """
 
     text: str
     threads: int
+    devices: tuple[str, ...]
 
     def capacity(self) -> int:
         """Return the maximum number of tasks that run or wait at once."""
@@ -108,8 +111,11 @@ class Workers(Protocol):
 class Threads:
     """Threads of this process, for small jobs and for data that are in no file."""
 
-    def __init__(self, count: int):
-        self.threads, self.text = count, f"{count} threads of this process"
+    def __init__(self, count: int, device: str = "cpu"):
+        name = device_name(find_device(device))
+        self.threads = count
+        self.devices: tuple[str, ...] = (name,)
+        self.text = f"{count} threads of this process" + (f" on {name}" if name != "CPU" else "")
         self._pool = ThreadPoolExecutor(count, "fluxcube-region")
 
     def capacity(self) -> int:
@@ -137,8 +143,8 @@ class Cluster:
         A client that is connected to the scheduler.
     text : str
         Description for the user; by default the address.
-    parent : subprocess.Popen, optional
-        Process of this machine whose children the workers are.
+    parents : sequence of subprocess.Popen
+        Processes of this machine whose children the workers are.
     patience : float
         Seconds without a sign of life of any worker after which a run stops.
     """
@@ -147,11 +153,12 @@ class Cluster:
         self,
         client: Client,
         text: str = "",
-        parent: subprocess.Popen | None = None,
+        parents: Sequence[subprocess.Popen] = (),
         patience: float = _PATIENCE,
     ):
         self.client, self._count, self._counted_at, self.threads = client, 0, -1.0, 0
-        self._parent, self._patience = parent, patience
+        self._parents, self._patience = parents, patience
+        self.devices: tuple[str, ...] = ()
         self._signs = _SignsOfLife()
         link = client.dashboard_link
         self.text = (text or f"cluster {_address(client)}") + (f", dashboard {link}" if link else "")
@@ -171,10 +178,11 @@ class Cluster:
 
     def check(self) -> None:
         """Raise StoreError if the scheduler or the local workers are gone, or if no worker shows a sign of life."""
-        if self._parent is not None and (status := self._parent.poll()) is not None:
+        ended = [status for parent in self._parents if (status := parent.poll()) is not None]
+        if self._parents and len(ended) == len(self._parents):
             raise StoreError(
-                f"the worker processes have ended (status {status}), perhaps for lack of memory: run again with fewer "
-                "workers"
+                f"the worker processes have ended (status {ended[0]}), perhaps for lack of memory: run again with "
+                "fewer workers"
             )
         self._count_threads()
         self._signs.report(self._patience)
@@ -265,6 +273,7 @@ def workers_for(
     path: Place,
     sent_bytes: Callable[[], int] = lambda: 0,
     patience: float | None = None,
+    device: str = "cpu",
 ) -> Iterator[Workers]:
     """Yield the workers that compute regions, and stop them at the end.
 
@@ -284,6 +293,8 @@ def workers_for(
         Returns the number of bytes that would be sent to a process with each task; called if processes are an option.
     patience : float, optional
         As in `fluxcube.write_maps`.
+    device : str
+        Device of the processes that compute (`fluxcube.devices.check_device`).
 
     Yields
     ------
@@ -292,7 +303,7 @@ def workers_for(
     Raises
     ------
     ConfigError
-        If a region does not fit in a worker's RAM.
+        If a region does not fit in a worker's RAM, or a worker has no such device.
     StoreError
         If there is no such scheduler, or its workers cannot run tasks.
     """
@@ -305,18 +316,19 @@ def workers_for(
         client = "processes" if large and sent_bytes() <= _SENT else "threads"
     with contextlib.ExitStack() as stack:
         if client == "threads":
-            threads = Threads(_worker_count(count, task_bytes))
+            threads = Threads(_worker_count(count, task_bytes), device)
             stack.callback(threads.close)
             yield threads
             return
         stack.enter_context(dask.config.set(_SHORT_LOGS))
-        text, parent = "", None
+        text, parents = "", list[subprocess.Popen]()
         if client == "processes":
-            client, text, parent = stack.enter_context(_processes(_worker_count(count, task_bytes)))
+            cards, count = card_ids(device), _worker_count(count, task_bytes)
+            client, text, parents = stack.enter_context(_processes(count, cards) if cards else _processes(count))
         elif isinstance(client, str):
             client = stack.enter_context(_connected(client, start))
-        cluster = Cluster(client, text, parent, _PATIENCE if patience is None else patience)
-        _check_cluster(cluster, start, path, task_bytes)
+        cluster = Cluster(client, text, parents, _PATIENCE if patience is None else patience)
+        _check_cluster(cluster, start, path, task_bytes, device)
         yield cluster
 
 
@@ -353,48 +365,38 @@ def _too_large(task_bytes: int, limit: int) -> ConfigError:
 
 
 @contextlib.contextmanager
-def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
-    """Start a scheduler in this process and workers in other processes, one thread each; stop them at the end.
+def _processes(count: int, cards: Sequence[str] = ()) -> Iterator[tuple[Client, str, list[subprocess.Popen]]]:
+    """Start a scheduler in this process and workers in other processes; stop them at the end.
 
-    Dask's command line starts the workers: started by Python's multiprocessing, each would run the caller's script
-    again from the top.
+    Parameters
+    ----------
+    count : int
+        Number of regions that are computed at once.
+    cards : sequence of str
+        Cards of this machine, as CUDA_VISIBLE_DEVICES identifies them; each has a process.
     """
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 
-    memory_limit = int(0.9 * MEMORY_LIMIT / count)
+    teams = make_teams(count, cards)
+    memory_limit = int(0.9 * MEMORY_LIMIT / sum(team.processes for team in teams))
     with (
         dask.config.set({"distributed.scheduler.worker-ttl": _HUNG}),
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster,
     ):
-        command = [
-            *child_command("distributed.cli.dask_worker"),
-            cluster.scheduler_address,
-            "--nworkers",
-            str(count),
-            "--nthreads",
-            "1",
-            "--memory-limit",
-            str(memory_limit),
-            "--no-dashboard",
-            "--death-timeout",
-            str(int(_START)),
-        ]
-        log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
-        environment = allocator_environment(child_environment())
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
+        processes = [start_team(team, cluster.scheduler_address, memory_limit, _START) for team in teams]
         try:
             with Client(cluster, set_as_default=False) as client:
-                text = f"{count} processes of one thread and {memory_limit / 2**30:.1f} GiB of memory each"
-                yield client, text, process
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+                yield client, text_of(teams, memory_limit), processes
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
         finally:
-            process.kill()  # its children end with it
-            process.wait()
+            for process in processes:
+                process.kill()  # its children end with it
+                process.wait()
 
 
 def _connected(address: str, patience: float) -> Client:
@@ -466,30 +468,49 @@ def _address(client: Client) -> str:
     return str(client.scheduler.address) if client.scheduler is not None else "that is closed"
 
 
-def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: int) -> None:
-    """Raise an error, before the first task, if no worker comes, or one lacks fluxcube, access to the store or RAM."""
+def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: int, device: str) -> None:
+    """Raise an error, before the first task, if no worker comes, or one lacks something that its tasks need.
+
+    These are fluxcube, access to the store, RAM, and the device.
+    """
     from fluxcube import __version__
 
     _wait_for_worker(cluster, patience)
-    client = cluster.client
-    for worker, state in sorted(client.run(_worker_state, path, on_error="return").items()):
+    client, devices = cluster.client, {}
+    for worker, state in sorted(client.run(_worker_state, path, device, on_error="return").items()):
+        if isinstance(state, ConfigError):
+            raise ConfigError(f"worker {worker}: {state}")
         if isinstance(state, (ImportError, AttributeError)):
             raise StoreError(f"worker {worker} cannot import this fluxcube ({state}): install the same there.")
         if isinstance(state, StoreError):  # no credentials there, or no network
             raise StoreError(f"worker {worker}: {state}")
         if isinstance(state, BaseException):  # it died: others may be connected, or follow
             continue
-        version, sees, limit = state
+        version, sees, limit, devices[worker] = state
         if version != __version__:
             raise StoreError(f"worker {worker} has fluxcube {version}, this process {__version__}: install the same.")
         if not sees:
             raise StoreError(f"worker {worker} cannot read {path}: write to a folder or bucket that all workers share.")
         if limit and limit < BASE_BYTES + task_bytes:
             raise _too_large(task_bytes, limit)
+    _check_devices(devices, device)
+    cluster.devices = tuple(sorted(set(devices.values())))
 
 
-def _worker_state(path: Place, dask_worker: Worker) -> tuple[str, bool, int]:
-    """Return a worker's version of fluxcube, whether it can read a store, and its memory limit (0: none)."""
+def _check_devices(devices: Mapping[str, str], device: str) -> None:
+    """Refuse workers of which some have a card and others do not, unless the user allowed that (ConfigError)."""
+    without = [worker for worker, name in devices.items() if name == "CPU"]
+    if device == "auto" and 0 < len(without) < len(devices):
+        raise ConfigError(
+            f"device is 'auto', but {len(devices) - len(without)} workers have a GPU and {len(without)} do not "
+            f"({', '.join(without[:3])}{' ...' if len(without) > 3 else ''}): fluxes would differ in their last "
+            "digits. Pass device='cuda,cpu' to use both, device='cpu', or stop the workers without a GPU."
+        )
+
+
+def _worker_state(path: Place, device: str, dask_worker: Worker) -> tuple[str, bool, int, str]:
+    """Return a worker's version of fluxcube, whether it can read a store, its memory limit (0: none) and its device."""
     from fluxcube import __version__
 
-    return __version__, is_readable(path), dask_worker.memory_manager.memory_limit or 0
+    limit = dask_worker.memory_manager.memory_limit or 0
+    return __version__, is_readable(path), limit, device_name(find_device(device))

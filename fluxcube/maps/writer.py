@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError
 
 import xarray as xr
 
-from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, StoreError
+from fluxcube.errors import CheckpointError, ConfigError, DeviceError, MissingPackageError, StoreError
 from fluxcube.interrupts import Interrupted, seconds_left
 from fluxcube.maps.regions import Region, RegionResult, RegionTask, region_tasks
 from fluxcube.maps.workers import TaskFuture, Workers
@@ -35,7 +35,7 @@ _CHECK_EVERY = 2.0
 #: Seconds over which the reported speed is averaged.
 _RECENT = 300.0
 #: Errors that every other region would raise, too.
-_FATAL = (StoreError, CheckpointError, ConfigError, MissingPackageError, ImportError)
+_FATAL = (StoreError, CheckpointError, ConfigError, DeviceError, MissingPackageError, ImportError)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 

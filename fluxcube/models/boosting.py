@@ -6,7 +6,6 @@ them. Training can resume after a kill and then grows exactly the trees of an un
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from fluxcube.errors import ConfigError, missing_package
+from fluxcube.devices import check_device
+from fluxcube.errors import ConfigError
 from fluxcube.interrupts import Postponed, StopRequested, postponed
 from fluxcube.models.base import Batch, Sizes, split_images
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
 from fluxcube.models.treecheck import checked_trees
+from fluxcube.models.treedevice import find_tree_device, is_built_for_cards, predict_on, xgboost_package
 from fluxcube.moments import efficiency
 
 #: Rounds between the points from which training can resume. Random draws restart there, killed or not.
@@ -74,8 +75,9 @@ class BoostingConfig:
     search_rows : int
         Number of feature rows of the training towers, drawn at random, on which a search scores settings. Its best
         draws are scored again on `max_rows`, at most 500,000 by default.
-    device : {"auto", "cpu", "cuda"}
-        Device that grows trees; "auto" is a GPU if there is one and XGBoost is built for it.
+    device : str
+        Device that grows trees: "auto" is a GPU if there is one and XGBoost is built for it; "cpu", "cuda", or "cuda:1"
+        for a GPU by its number.
     learning_rate, max_depth, max_leaves, min_child_weight, gamma, reg_alpha, reg_lambda, subsample,
     colsample_bytree, colsample_bylevel : float or int
         See https://xgboost.readthedocs.io/en/stable/parameter.html.
@@ -115,8 +117,7 @@ class BoostingConfig:
             raise ConfigError(f"lags must be different whole numbers of time steps, 1 or more; found {self.lags}.")
         if self.lags and self.context > 1:
             raise ConfigError(f"lags and context exclude each other, found {self.lags} and {self.context}: set one.")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"device must be auto, cpu or cuda, found {self.device!r}.")
+        check_device(self.device)
 
     @property
     def steps_back(self) -> tuple[int, ...]:
@@ -255,7 +256,7 @@ class Boosting(RowModel):
         ConfigError
             If a target is observed in no row, or only with weight 0, or the device is not available.
         """
-        find_device(self.config.device)  # before rows are read
+        find_tree_device(self.config.device)  # before rows are read
         state = start or Growth()
         targets, weights = train.targets(), train.weights()
         val_targets = None if val is None else val.targets()
@@ -308,7 +309,16 @@ class Boosting(RowModel):
             raise ConfigError(f"{len(self.boosters)} of {self.n_targets} targets have trees: train the model first.")
         if not len(rows):
             return np.empty((0, self.n_targets), np.float32)
-        return np.stack([booster.inplace_predict(rows) for booster in self.boosters], 1).astype(np.float32)
+        return np.stack(predict_on(self.device, self.boosters, rows), 1).astype(np.float32)
+
+    @classmethod
+    def can_use_cards(cls) -> bool:
+        """Return whether XGBoost is built for cards."""
+        return is_built_for_cards()
+
+    def device_for(self, device: str) -> str:
+        """Return the device that predicts if a user names `device`: the CPU where XGBoost is not built for cards."""
+        return find_tree_device(device, instead=True)
 
     def weights(self) -> dict[str, bytes]:
         """Return one UBJSON file per target."""
@@ -316,7 +326,7 @@ class Boosting(RowModel):
 
     def load_weights(self, files: Mapping[str, bytes]) -> None:
         """Load trees that `weights` returned."""
-        xgboost = _xgboost()
+        xgboost = xgboost_package()
         boosters = []
         for i in range(self.n_targets):
             try:
@@ -372,7 +382,7 @@ class Feed:
                 raise
 
     def _matrix(self, ref, waiting: Postponed):
-        xgboost, feed = _xgboost(), self
+        xgboost, feed = xgboost_package(), self
         data_iter: Any = xgboost.DataIter
 
         class Parts(data_iter):
@@ -413,7 +423,7 @@ def parameters(config: BoostingConfig, seed: int, threads: int = 0) -> dict:
     policy = "lossguide" if config.max_leaves else "depthwise"
     fixed = {"objective": "reg:squarederror", "tree_method": "hist", "grow_policy": policy, "verbosity": 0}
     draws = {"seed": seed, "seed_per_iteration": True}
-    return own | fixed | draws | {"device": find_device(config.device), "nthread": threads}
+    return own | fixed | draws | {"device": find_tree_device(config.device), "nthread": threads}
 
 
 def grow(
@@ -473,7 +483,9 @@ def grow(
 def new_booster(params: Mapping, train, val=None, start: bytes | None = None):
     """Return a booster without trees, or with those of `start` (UBJSON), that caches predictions of both matrices."""
     matrices = [train] if val is None else [train, val]
-    return _xgboost().Booster(dict(params), matrices, model_file=bytearray(checked_trees(start)) if start else None)
+    return xgboost_package().Booster(
+        dict(params), matrices, model_file=bytearray(checked_trees(start)) if start else None
+    )
 
 
 def add_tree(booster, train, done: int) -> None:
@@ -493,36 +505,6 @@ def _forget_draws(booster) -> None:
     booster.set_param({"tree_method": "approx"})
     booster.save_config()  # configures, which drops the updaters of another method
     booster.set_param({"tree_method": "hist"})
-
-
-def find_device(device: str = "auto") -> str:
-    """Return "cuda" or "cpu": the requested device, or for "auto" the available one.
-
-    Raises
-    ------
-    ConfigError
-        If a GPU is requested and there is none, or XGBoost is built without CUDA.
-    """
-    if device == "cpu":
-        return device
-    built = bool(_xgboost().build_info().get("USE_CUDA"))
-    available = built and _gpus() > 0
-    if device == "cuda" and not available:
-        why = "this machine shows no GPU" if built else "this XGBoost is built for CPUs (xgboost-cpu?)"
-        raise ConfigError(f"device is cuda, but {why}: pass device=auto.")
-    return "cuda" if available else "cpu"
-
-
-def _gpus() -> int:
-    """Return the number of GPUs that this process may use, from NVIDIA's driver."""
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
 
 
 def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
@@ -579,7 +561,7 @@ def _chosen(
 
 
 def _booster(trees: bytes):
-    booster = _xgboost().Booster()
+    booster = xgboost_package().Booster()
     booster.load_model(bytearray(checked_trees(trees)))
     return booster
 
@@ -590,11 +572,3 @@ def _shifted(progress, target: int, model: Boosting):
         return None
     total = model.config.n_estimators
     return lambda done: progress(target * total + done, model.n_targets * total, f"tree {done} of target {target}")
-
-
-def _xgboost() -> Any:
-    try:
-        import xgboost
-    except ModuleNotFoundError as error:
-        raise missing_package("xgboost", "train", "the model xgboost") from error
-    return xgboost

@@ -6,7 +6,7 @@ Errors of fluxes grow with the flux (Richardson et al. 2006), and with the disag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,3 +84,26 @@ class ErrorModel:
         parts += [f"{self.spread:.4g} * {flux}_spread"] if self.spread else []
         parts += [f"{self.std:.4g} * own standard deviation"] if self.std else []
         return " + ".join(parts)
+
+
+def with_error_models(
+    arrays: Mapping[str, np.ndarray], names: Sequence[str], models: Mapping[str, ErrorModel]
+) -> Iterator[np.ndarray]:
+    """Yield the outputs of a model by name; NAME_std from the error model of NAME, if it has one.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        What a model computed: NAME, NAME_std and NAME_spread where it has them.
+    names : sequence of str
+        Names of the outputs.
+    models : mapping of str to ErrorModel
+        Error models by target.
+    """
+    for name in names:
+        target, _, kind = name.rpartition("_")
+        if kind == "std" and target in models:
+            kinds = {one: arrays[f"{target}_{one}"] for one in ("std", "spread") if f"{target}_{one}" in arrays}
+            yield models[target].apply({"mean": arrays[target], **kinds}).astype(np.float32)
+        else:
+            yield arrays[name]

@@ -106,6 +106,21 @@ class RowModel(BaseModel):
     """
 
     uses_weights: ClassVar[bool] = False
+    #: Device that predicts: "cpu", or a card with its number, such as "cuda:0".
+    device: str = "cpu"
+
+    @classmethod
+    def can_use_cards(cls) -> bool:
+        """Return whether models of this class can predict on a card, where there is one."""
+        return False
+
+    def device_for(self, device: str) -> str:
+        """Return the device on which this model predicts if a user names `device`; here always the CPU."""
+        return "cpu"
+
+    def use_device(self, device: str) -> None:
+        """Predict on a device that `device_for` returned from now on."""
+        self.device = device
 
     def rows(self, batch: Batch) -> np.ndarray:
         """Return the rows (B, F) float32 of a batch's windows."""

@@ -15,7 +15,7 @@ WEIGHTS = ("quality", "igbp", "koppen", "site", "sqrt-site", "spread")
 _CHOICES = {
     "keep": ("best", "last"),
     "val_quality": ("measured", "training"),
-    "precision": ("auto", "float32", "bfloat16"),
+    "precision": ("auto", "float32", "tf32", "bfloat16"),
 }
 
 
@@ -85,11 +85,14 @@ class TrainingConfig:
     keep : {"best", "last"}
         Whether the weights of the epoch with the best score on the validation towers are kept, or those of the last
         epoch; with few towers and few epochs the best one is chosen by chance.
-    precision : {"auto", "float32", "bfloat16"}
+    precision : {"auto", "float32", "tf32", "bfloat16"}
         Precision of matrix products in training; sums, norms and Fourier features are always float32. "auto" is
-        bfloat16 on a GPU.
+        bfloat16 on a GPU; "tf32" is for GPUs.
     device : str
-        Device for training; "auto" is a GPU if there is one.
+        Device for training: "auto" is a GPU if there is one; "cpu", "cuda", "cuda:1" for a GPU by its number, or
+        "cuda,cpu" for a GPU, and the CPU where there is none.
+    deterministic : bool
+        Whether only algorithms that repeat their results bit by bit are used; an operation without one is an error.
     checkpoint_seconds : float
         Seconds between two saved states; it is also saved after each epoch.
     tensorboard : bool
@@ -124,6 +127,7 @@ class TrainingConfig:
     keep: str = "best"
     precision: str = "auto"
     device: str = "auto"
+    deterministic: bool = False
     checkpoint_seconds: float = 60.0
     tensorboard: bool = False
 
@@ -219,6 +223,7 @@ class TrainingConfig:
         # Without these, the request of runs of earlier versions is unchanged.
         left_out += ["val_quality"] if self.val_quality == "measured" else []
         left_out += ["filled_weight"] if self.filled_weight is None else []
+        left_out += [] if self.deterministic else ["deterministic"]
         return {k: v for k, v in settings.items() if k not in left_out}
 
     @classmethod

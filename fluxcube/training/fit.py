@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
+from fluxcube.devices import check_device, needs_card
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
@@ -56,6 +57,8 @@ def fit(
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
     drivers: str | None = None,
+    device: str | None = None,
+    deterministic: bool | None = None,
     resume: bool = True,
     overwrite: bool = False,
     storage_options: Mapping[str, object] | None = None,
@@ -150,6 +153,12 @@ def fit(
         Drivers to train on: "tower", or a source that the cube has, such as "era5" (`fluxcube.add_drivers`); by default
         those that the cube was opened with. Training and validation towers without such drivers are left out. The run
         records its drivers.
+    device : str, optional
+        Device that trains, for networks and XGBoost: "auto" (the default) is a GPU if there is one, "cpu", "cuda",
+        "cuda:1" for a GPU by its number, or "cuda,cpu" for a GPU, and the CPU where there is none. Replaces the
+        `device` of `training`, or of the `config` of XGBoost.
+    deterministic : bool, optional
+        Replaces `deterministic` of `training`.
     resume : bool
         Whether to resume an unfinished run in `out`.
     overwrite : bool
@@ -170,7 +179,9 @@ def fit(
     ConfigError
         If settings contradict each other or would have no effect, an unfinished run in `out` or `init` has other ones
         or was begun on other data, the model does not work on the resolution of the cube, or the cube's predictors or
-        fluxes have other units than the variable table's.
+        fluxes have other units than the variable table's; if there is no such device.
+    DeviceError
+        If a GPU fails, or has not enough memory.
     MissingPackageError
         If a package that is needed is not installed.
     StoreError
@@ -196,6 +207,7 @@ def fit(
     ['applicability.safetensors', 'model.json', 'run.json', 'split.json']
     """
     _check_used(model, epochs, seeds, jobs)
+    config, training = _on_device(model, config, _training(training, epochs), device, deterministic)
     source, cube, folder = origin(cube), validate_cube(cube), place(out, storage_options)
     cube = cube if drivers is None else use_drivers(cube, drivers)
     resolution = resolution_of(cube)
@@ -216,7 +228,7 @@ def fit(
         split=split,
         train_igbp=train_igbp,
         config=config,
-        training=_training(training, epochs),
+        training=training,
         init=init if init is None else bucket_of(init, storage_options) or init,
         seed=seed,
         search=search,
@@ -234,6 +246,30 @@ def _training(training: TrainingConfig | Mapping | None, epochs: int | None) -> 
     if training is None or isinstance(training, Mapping):
         training = changed(TrainingConfig(), training or {})
     return training if epochs is None else dataclasses.replace(training, epochs=epochs)
+
+
+def _on_device(
+    model: str,
+    config: Config | Mapping | None,
+    training: TrainingConfig,
+    device: str | None,
+    deterministic: bool | None,
+) -> tuple[Config | Mapping | None, TrainingConfig]:
+    """Return the settings of a model and of its training with a device; refuse one that would have no effect."""
+    if deterministic is not None:
+        training = dataclasses.replace(training, deterministic=deterministic)
+    if device is None:
+        return config, training
+    check_device(device)
+    if registry.by_descent(model):
+        return config, dataclasses.replace(training, device=device)
+    if "device" in {field.name for field in dataclasses.fields(registry.config_class(model))}:
+        if config is None or isinstance(config, Mapping):
+            return {**(config or {}), "device": device}, training
+        return changed(config, {"device": device}), training
+    if needs_card(device):
+        raise ConfigError(f"{model} is trained on the CPU, not on {device!r}: leave device out.")
+    return config, training
 
 
 def _check_used(model: str, epochs: int | None, seeds: object, jobs: int) -> None:

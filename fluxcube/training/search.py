@@ -29,13 +29,13 @@ from fluxcube.models.boosting import (
     BoostingConfig,
     Feed,
     add_tree,
-    find_device,
     new_booster,
     parameters,
     rmse,
 )
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.models.rows import WholeRows
+from fluxcube.models.treedevice import find_tree_device
 from fluxcube.moments import efficiency
 from fluxcube.parsing import parse_json, read_text
 from fluxcube.resolution import DEFAULT, HOURLY, Default, QualityLimit, quality_limit, resolution_of
@@ -341,7 +341,7 @@ class _Scoring:
         found, name = (self.done, "draw") if count is None else (self.finals, "finalist")
         total = self.options.draws if count is None else count
         data = _load(self.source, self.folds, self.config, rows, self.options.seed)
-        threads = self.options.workers or (1 if find_device(self.config.device) == "cuda" else _cores())
+        threads = self.options.workers or (_cores() if find_tree_device(self.config.device) == "cpu" else 1)
         for row in _scored(data, self.config, todo, self.options.seed, threads):
             found[row["draw"]] = row if count is None else row | {"rows": rows, "final": True}
             if self.path is not None:

@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxcube.cubes.products import product_record
+from fluxcube.devices import deterministic, device_name, tf32, warn_of_precision
 from fluxcube.errors import ConfigError
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.applicability import Applicability
@@ -45,6 +46,7 @@ from fluxcube.training.run import (
 from fluxcube.variables import TIMING, table
 
 if TYPE_CHECKING:
+    from fluxcube.training.config import TrainingConfig
     from fluxcube.training.parallel import World
 
 log = logging.getLogger(__name__)
@@ -138,6 +140,8 @@ def train_one(
     world = _world(data.plan)
     first = world.first if world else (lambda call: call())
     with contextlib.ExitStack() as stack:
+        if world:
+            stack.enter_context(_computing(data.plan.training, world))
         folder = first(lambda: stack.enter_context(run_folder(place, overwrite=overwrite)))
         run = _train(data, seed, folder, world, first, overwrite=overwrite, resume=resume, progress=progress)
     return dataclasses.replace(run, path=place)
@@ -177,6 +181,8 @@ def _train(
         calibration = {}
     training = request["training"] if world else None
     about = metadata(plan, data.train.spec, request, history, calibration, training=training)
+    if world:
+        about["trained_on"] = _trained_on(plan.training, world)
     about["cube"]["data_digest"] = digest  # of the members that are added to an ensemble later, too
     first(lambda: _finish(model, folder, about, _applicability(model, data, seed, progress)))
     if world:
@@ -223,6 +229,25 @@ def _world(plan: Plan) -> World | None:
     from fluxcube.training.parallel import World
 
     return World.join(plan.training.device)
+
+
+@contextlib.contextmanager
+def _computing(training: TrainingConfig, world: World) -> Iterator[None]:
+    """Compute in the precision of the settings, repeatably if they require that; name the errors of a card."""
+    from fluxcube.training.parallel import card_errors
+
+    if training.precision in ("tf32", "bfloat16"):
+        warn_of_precision(world.device.type, training.precision)
+    with card_errors(world.device), deterministic(training.deterministic), tf32(training.precision == "tf32"):
+        yield
+
+
+def _trained_on(training: TrainingConfig, world: World) -> dict[str, object]:
+    """Return the record of the devices and the precision of a training."""
+    precision = training.precision
+    if precision == "auto":
+        precision = "bfloat16" if world.device.type == "cuda" else "float32"
+    return {"device": device_name(str(world.device)), "processes": world.size, "precision": precision}
 
 
 def _fit_rows(

@@ -89,8 +89,8 @@ def save_state(
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = value
     tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    if (card := _card_of(model)) is not None:  # not the current card: training may use another one
+        tensors["random/cuda"] = torch.cuda.get_rng_state(card)
     # Shared storage cannot be written: each tensor is copied.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     metadata = {"counters": asdict(counters), "request": request, "features": features}
@@ -130,12 +130,18 @@ def load_state(
         _check_types(counters)
         restored = _moments(parts, model)
         torch.set_rng_state(random)
-        if "cuda" in parts["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(parts["random"]["cuda"])
+        if "cuda" in parts["random"] and (card := _card_of(model)) is not None:
+            torch.cuda.set_rng_state(parts["random"]["cuda"], card)
     except _FAULTS as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
     optimizer.state.update(restored)
     return {part: parts[part] for part in ("best", "average") if part in parts}, counters
+
+
+def _card_of(model: torch.nn.Module) -> torch.device | None:
+    """Return the card of a model, whose generator draws its masks; None on a CPU."""
+    device = next(model.parameters()).device
+    return device if device.type == "cuda" else None
 
 
 def _moments(parts: Mapping[str, Mapping[str, torch.Tensor]], model: torch.nn.Module) -> dict:

@@ -175,7 +175,7 @@ def test_half_precision_is_close_and_not_the_same(networks):
     whole, half = (upscale(networks["dense"], forcing, precision=p).NEE.values for p in (None, "bfloat16"))
     error = np.nanstd(whole - half) / np.nanstd(whole)
     assert 1e-5 < error < 0.1
-    with pytest.raises(ConfigError, match="float32 or bfloat16"):
+    with pytest.raises(ConfigError, match="float32, tf32 or bfloat16"):
         upscale(networks["dense"], forcing, precision="float16")
     with pytest.raises(ConfigError, match="neural networks"):
         upscale(fake(), forcing, precision="bfloat16")

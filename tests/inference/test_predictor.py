@@ -122,5 +122,5 @@ def test_no_split_is_an_error_not_a_guess():
         _ = fake().split
 
 
-def test_a_reference_is_three_strings_and_options_of_a_bucket():
-    assert [f.type for f in dataclasses.fields(ModelReference)] == ["str"] * 3 + ["Mapping[str, object]"]
+def test_a_reference_is_strings_and_options_of_a_bucket():
+    assert [f.type for f in dataclasses.fields(ModelReference)] == ["str"] * 3 + ["Mapping[str, object]", "str"]

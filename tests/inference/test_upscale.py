@@ -230,7 +230,7 @@ class Heavy(WindowModel):
 
 def test_the_graph_holds_no_weights(forcing, monkeypatch):
     on_disk = Predictor(Heavy(), fake().spec, {}, Path("/runs/heavy"), "abc")
-    monkeypatch.setitem(module._loaded, ("/runs/heavy", "abc", ""), on_disk)
+    monkeypatch.setitem(module._loaded, ("/runs/heavy", "abc", "", "auto"), on_disk)
     lazy = upscale(on_disk, forcing).NEE
     pickle.dumps(lazy.__dask_graph__())
     with pytest.raises(AssertionError, match="went into the graph"):

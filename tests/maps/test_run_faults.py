@@ -203,4 +203,4 @@ def test_no_scheduler_and_no_workers_are_named(tmp_path, monkeypatch):
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
         with pytest.raises(StoreError, match=r"worker processes have ended .status 0.*fewer workers"):
-            workers_module.Cluster(client, parent=ended).check()
+            workers_module.Cluster(client, parents=[ended]).check()

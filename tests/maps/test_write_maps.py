@@ -19,7 +19,7 @@ from fluxcube.inference.grid import upscale
 from fluxcube.maps import workers
 from fluxcube.maps.regions import RegionTask, even_chunks, region_tasks, regions, sent_bytes
 from fluxcube.maps.store import open_maps, write_maps
-from fluxcube.schema import REGION_BYTES
+from fluxcube.schema import DEVICE, REGION_BYTES
 from fluxcube.simulation.example import example_forcing
 from fluxcube.stores.ledger import done_regions
 
@@ -51,8 +51,10 @@ def test_what_is_written_is_what_was_set_up(maps, tmp_path):
         assert opened[name].attrs["cell_methods"] == "time: mean"
     for name in ("time", "latitude", "longitude", "land_fraction", "igbp", "time_bnds"):
         np.testing.assert_array_equal(opened[name].values, maps[name].values)
-    kept = {name: value for name, value in maps.attrs.items() if name != REGION_BYTES}
+    kept = {name: value for name, value in maps.attrs.items() if name not in (REGION_BYTES, DEVICE)}
     assert {name: opened.attrs[name] for name in kept} == kept and REGION_BYTES not in opened.attrs
+    assert (maps.attrs[DEVICE], opened.attrs[DEVICE]) == ("cpu", "CPU")  # requested, and used
+    assert (maps.attrs[DEVICE], opened.attrs[DEVICE]) == ("cpu", "CPU")  # requested, and used
     ocean = 3
     assert [s[:2] for s in seen] == [(i + ocean, REGIONS) for i in range(REGIONS - ocean + 1)]
     assert "threads of this process" in seen[0][2]

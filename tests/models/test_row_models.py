@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fluxcube.errors import ConfigError, UnknownNameError
-from fluxcube.models import boosting, registry
+from fluxcube.models import boosting, registry, treedevice
 from fluxcube.models.base import Batch, Model, Sizes
 from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig, chip_means
 from fluxcube.models.simple import MeanCycle, MeanCycleConfig, SWLinear, SWLinearConfig
@@ -264,16 +264,16 @@ def test_validation_scores_are_those_of_the_trees_kept():
 def test_a_gpu_is_used_where_there_is_one_and_xgboost_is_built_for_it(monkeypatch):
     import xgboost
 
-    for built, cards, device in ((True, 1, "cuda"), (True, 0, "cpu"), (False, 1, "cpu")):
+    for built, cards, device in ((True, 1, "cuda:0"), (True, 0, "cpu"), (False, 1, "cpu")):
         monkeypatch.setattr(xgboost, "build_info", lambda built=built: {"USE_CUDA": built})
-        monkeypatch.setattr(boosting, "_gpus", lambda cards=cards: cards)
+        monkeypatch.setattr(treedevice, "_gpus", lambda cards=cards: cards)
         assert boosting.parameters(BoostingConfig(), 0)["device"] == device
         assert boosting.parameters(BoostingConfig(device="cpu"), 0)["device"] == "cpu"
         if device == "cpu":
             with pytest.raises(ConfigError, match="no GPU" if built else "built for CPUs"):
                 Boosting(BoostingConfig(device="cuda"), SIZES).fit(*some_rows())
         else:
-            assert boosting.parameters(BoostingConfig(device="cuda"), 0)["device"] == "cuda"
+            assert boosting.parameters(BoostingConfig(device="cuda"), 0)["device"] == "cuda:0"
     assert boosting.parameters(BoostingConfig(), 0)["tree_method"] == "hist"
 
 
@@ -287,16 +287,16 @@ def test_gpus_are_counted_by_the_driver(monkeypatch, init, count, found):
             pointer._obj.value = count
             return 0
 
-    monkeypatch.setattr(boosting.ctypes, "CDLL", lambda name: Driver())
-    assert boosting._gpus() == found
+    monkeypatch.setattr(treedevice.ctypes, "CDLL", lambda name: Driver())
+    assert treedevice._gpus() == found
 
 
 def test_a_machine_without_driver_has_no_gpu(monkeypatch):
     def absent(name):
         raise OSError(name)
 
-    monkeypatch.setattr(boosting.ctypes, "CDLL", absent)
-    assert boosting._gpus() == 0
+    monkeypatch.setattr(treedevice.ctypes, "CDLL", absent)
+    assert treedevice._gpus() == 0
 
 
 def test_max_rows_are_drawn_by_seed():
