@@ -14,7 +14,8 @@ from fluxcube.samples.images import NO_CHIP, Images
 
 #: Room for one place's hours, negative ones included, in a sorted key (place, hour).
 _SPAN = 4 * NO_CHIP
-_ZERO = 2 * NO_CHIP
+#: Position of a place's first hour in that room.
+ZERO = 2 * NO_CHIP
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Series:
 def flatten(block: Block) -> Series:
     """Return the places of a block end to end, without copying."""
     n, t, columns = block.inputs.shape
-    zero = np.arange(n, dtype=np.int64) * _SPAN + _ZERO
+    zero = np.arange(n, dtype=np.int64) * _SPAN + ZERO
     return Series(
         inputs=block.inputs.reshape(n * t, columns),
         start=np.arange(n, dtype=np.int64) * t,
@@ -214,7 +215,7 @@ def _slots(
     inside = (index >= 0) & (index < len(key))
     index = np.where(inside, index, 0)
     hour = key[index] - origin[:, None]
-    inside &= (hour >= -_ZERO) & (hour < stop[:, None])
+    inside &= (hour >= -ZERO) & (hour < stop[:, None])
     images = pixels.take(index.ravel(), axis=0).reshape(*index.shape, *pixels.shape[1:])
     images[~inside] = np.nan
     return images, np.where(inside, np.maximum(hour - first[:, None], 0), -1)
