@@ -217,7 +217,6 @@ def training(model: EcoPerceiver, rounds: int) -> None:
     nets = {a: trained(plain(model, a)) for a in ATTENTION}
     attention, size = tuned(lambda a: nets[a], lambda pair, n: step(*pair, ready[n]), tuple(loaders)[:-1])
     ours = trained(twin(model, "dense"))
-    ours[0].drops_itself = False  # the plain implementation has no dropout either
     variants = {
         f"plain step, last head, batch {size}, {attention}": (lambda: step(*nets[attention], ready[size]), size),
         **{f"our step, dense head, batch {n}": (lambda n=n: step(*ours, ready[n]), n * length) for n in (16, 32, 64)},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from fluxcube.inference.devices import on_gpu
 from fluxcube.inference.memory import pass_size, run_pass
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fluxcube.models.base import BaseModel, Batch, Config
+from fluxcube.models.dropout import DropoutKey
 from fluxcube.models.tensors import from_files, to_files
 
 
@@ -25,8 +25,6 @@ class Network(nn.Module, BaseModel):
     tensor_rows: ClassVar[Mapping[str, str]] = {}
     #: Settings that no weight depends on: they may change when a checkpoint is trained further.
     free_settings: ClassVar[tuple[str, ...]] = ("dropout",)
-    #: Whether `forward` masks inputs in training; False where the training loop has masked them by `drop`.
-    drops_itself: bool = True
     #: For a model of two training stages: False in the first one.
     joint: bool = True
 
@@ -45,19 +43,24 @@ class Network(nn.Module, BaseModel):
         """Maximum number of training windows of a place that share their support windows."""
         return 1
 
-    def drop(self, batch: Batch, rng: np.random.Generator, rows: np.ndarray, total: int) -> Batch:
-        """Mask inputs of a batch of arrays as dropout of inputs does; by default none are dropped.
+    @property
+    def drops_inputs(self) -> bool:
+        """Whether `drop` masks inputs."""
+        return False
+
+    def drop(self, batch: Batch[Tensor], key: DropoutKey, rows: Tensor) -> Batch[Tensor]:
+        """Mask inputs of training windows (dropout of inputs); by default none are masked.
+
+        `forward` masks no inputs itself, so that a batch may be divided among passes and processes.
 
         Parameters
         ----------
-        batch : Batch of arrays
+        batch : Batch of Tensors
             Windows; they are not changed.
-        rng : Generator
-            Generator of the larger batch: in the same state for each of its parts.
-        rows : (B,) int
-            Positions of these windows in the larger batch.
-        total : int
-            Number of windows of the larger batch.
+        key : DropoutKey
+            Position of the step.
+        rows : (B,) int64 Tensor
+            Positions of these windows in the whole batch of the step.
         """
         return batch
 

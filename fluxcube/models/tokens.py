@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fluxcube.models.base import Batch, Sizes, split_images
+from fluxcube.models.dropout import DropoutKey
 from fluxcube.models.ecoperceiver_config import EcoPerceiverConfig
 from fluxcube.models.layers import MASKED, Stack, Tokens, fourier_features
 from fluxcube.models.network import Network
@@ -60,7 +60,7 @@ class TokenNetwork(Network):
 
     def tokens(self, batch: Batch[Tensor]) -> Tokens:
         """Return the tokens of a batch and their masks."""
-        seen = self._not_dropped(torch.isfinite(batch.inputs))
+        seen = torch.isfinite(batch.inputs)
         values = torch.where(torch.isfinite(batch.inputs), batch.inputs, _PLACEHOLDER)
         hourly, seen, offset = (self._summarised if self.config.summary else self._separate)(batch, values, seen)
         hourly, seen = hourly.flatten(0, 1), seen.flatten(0, 1)
@@ -78,13 +78,6 @@ class TokenNetwork(Network):
             offset=offset,
             kinds=kinds,
         )
-
-    def _not_dropped(self, seen: Tensor) -> Tensor:
-        """Return which inputs (B, T, V) are seen after observational dropout."""
-        if not self._drops:
-            return seen
-        shape = list(seen.shape) if self.config.dropout_unit == "token" else [seen.shape[0], 1, seen.shape[2]]
-        return seen & ~(self._dropped(shape, seen.device) & self.droppable)
 
     def _separate(self, batch: Batch[Tensor], values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return a token for every input and static input (B, T, V, H_i), which are not masked, and no offset."""
@@ -120,43 +113,39 @@ class TokenNetwork(Network):
         return fourier_features(values, self.config.frequencies)
 
     @property
-    def _drops(self) -> bool:
-        return bool(self.training and self.drops_itself and self.config.dropout)
+    def drops_inputs(self) -> bool:
+        """Whether `drop` masks inputs."""
+        return bool(self.config.dropout)
 
-    def drop(self, batch: Batch, rng: np.random.Generator, rows: np.ndarray, total: int) -> Batch:
-        """Mask inputs of a batch as observational dropout does, independently of how a larger batch is divided.
+    def drop(self, batch: Batch[Tensor], key: DropoutKey, rows: Tensor) -> Batch[Tensor]:
+        """Mask inputs and bands of images of training windows (observational dropout).
 
         The parameters are those of `Network.drop`.
 
         Returns
         -------
-        Batch of arrays
+        Batch of Tensors
             NaN where a token was dropped.
         """
-        if not self.config.dropout:
+        if not self.drops_inputs:
             return batch
-        per_token = self.config.dropout_unit == "token"
-        hours, slots = (n if per_token else 1 for n in (batch.inputs.shape[1], batch.images.shape[1]))
-        inputs = rng.random((total, hours, batch.inputs.shape[2]), np.float32)[rows] < self.config.dropout
-        inputs[..., list(self.sizes.protected)] = False
-        if not self.sizes.image_bands:
-            images = rng.random((total, slots, batch.images.shape[2]), np.float32)[rows] < self.config.dropout
-            dropped = images[..., None]
-        else:
-            # The flattened bands of each kind, in its own slots.
-            dropped = np.zeros(batch.images.shape, bool)
-            kinds = self.sizes.image_kinds
-            each = batch.images.shape[1] // len(kinds)
-            for i, (bands, pixels) in enumerate(kinds):
-                draws = rng.random((total, each if per_token else 1, bands), np.float32)[rows] < self.config.dropout
-                dropped[:, i * each : (i + 1) * each, 0, : bands * pixels] = np.repeat(draws, pixels, -1)
-        return batch._replace(
-            inputs=np.where(inputs, np.float32(np.nan), batch.inputs),
-            images=np.where(dropped, np.float32(np.nan), batch.images) if slots else batch.images,
-        )
-
-    def _dropped(self, shape: list[int], device: torch.device) -> Tensor:
-        return torch.rand(shape, device=device) < self.config.dropout
+        per_token, share = self.config.dropout_unit == "token", self.config.dropout
+        hours, columns = batch.inputs.shape[1:]
+        gone = key.dropped(rows, (hours if per_token else 1, columns), share, part=0) & self.droppable
+        inputs = batch.inputs.masked_fill(gone, torch.nan)
+        if not batch.images.shape[1]:
+            return batch._replace(inputs=inputs)
+        parts = []
+        for i, (images, _) in enumerate(split_images(batch.images, batch.image_step, self.sizes)):
+            slots, bands = images.shape[1:3]
+            gone = key.dropped(rows, (slots if per_token else 1, bands), share, part=1 + i)[..., None]
+            parts.append(images.masked_fill(gone, torch.nan))
+        if self.sizes.image_bands:  # flattened, and as wide as those of the widest kind, as `gather` packs them
+            width = batch.images.shape[-1]
+            flat = [part.flatten(2) for part in parts]
+            flat = [functional.pad(part, (0, width - part.shape[-1]), value=torch.nan) for part in flat]
+            parts = [torch.cat(flat, 1)[:, :, None]]
+        return batch._replace(inputs=inputs, images=parts[0])
 
     def _static_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the tokens (B, S + C, H_i) that are the same at every hour, and which are not masked."""
@@ -209,10 +198,6 @@ class TokenNetwork(Network):
             tokens = self.image_norm(torch.cat([features, self.bands.expand(len(rows), -1, -1)], -1))
         else:
             tokens = encoder(images)
-        if self._drops:
-            by_window = self._dropped([len(batch.inputs), bands], seen.device)
-            per_token = self.config.dropout_unit == "token"
-            seen = seen & ~(self._dropped(list(seen.shape), seen.device) if per_token else by_window[window])
         return rows, tokens, seen
 
 

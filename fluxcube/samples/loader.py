@@ -225,12 +225,12 @@ class Windows:
     @property
     def left_out(self) -> int:
         """Number of windows of the current epoch that no rank uses."""
-        used = len(self) * self.batch_size if self.drop_last else len(self._own(self.epoch))
+        used = len(self) * self.batch_size if self.drop_last else len(self.ends(self.epoch))
         return len(self._draw(self.epoch)) - used * self.world_size
 
     def __len__(self) -> int:
         """Return the number of batches of the current epoch on this rank."""
-        windows = len(self._own(self.epoch))
+        windows = len(self.ends(self.epoch))
         return windows // self.batch_size if self.drop_last else math.ceil(windows / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -240,10 +240,15 @@ class Windows:
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
         """Return a batch by its number in the current epoch, or by (epoch, number)."""
         epoch, batch = index if isinstance(index, tuple) else (self.epoch, index)
-        ends = self._own(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        ends = self.ends(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
         if batch < 0 or not len(ends) or (self.drop_last and len(ends) < self.batch_size):
             raise IndexError(f"epoch {epoch} has no batch {batch}.")
         return self._batch(ends)
+
+    def ends(self, epoch: int) -> np.ndarray:
+        """Return the rows of ``towers.series`` with which this rank's windows end, in the order of an epoch."""
+        ends = self._draw(epoch)
+        return ends[self.rank : len(ends) // self.world_size * self.world_size : self.world_size]
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Start the next pass at a batch of an epoch."""
@@ -329,11 +334,6 @@ class Windows:
             "site": towers.site[place],
             "time": towers.first_hour[place] + stop - 1,
         }
-
-    def _own(self, epoch: int) -> np.ndarray:
-        """Rows of the last hours of this rank's windows, in the epoch's order."""
-        ends = self._draw(epoch)
-        return ends[self.rank : len(ends) // self.world_size * self.world_size : self.world_size]
 
     def _draw(self, epoch: int) -> np.ndarray:
         """Rows of the last hours of all ranks' windows, in the epoch's order; the latest epoch is kept."""

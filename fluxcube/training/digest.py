@@ -57,24 +57,34 @@ def data_digest(cube: xr.Dataset, sites: Sequence[str], spec: FeatureSpec, *, sa
     total = hashlib.blake2b(digest_size=16)
     needed = _needed(cube, spec)
     for site in sites:
-        for name, values in _arrays(site_years(needed, site), sample):
+        # The site is selected before the columns: Dask's graph of all sites is large.
+        for name, values in _arrays(_columns(site_years(needed, site), spec), sample):
             total.update(f"{site} {name} {values.shape} {values.dtype.kind}{values.dtype.itemsize} ".encode())
             total.update(np.ascontiguousarray(values).data)
     return total.hexdigest()
 
 
 def _needed(cube: xr.Dataset, spec: FeatureSpec) -> xr.Dataset:
-    """Return the arrays that features, fluxes and weights are computed from; all sites."""
-    variables = [name for name in spec.predictors if name in cube["variable"].values]
-    stacks = {"predictors": {"variable": variables}, "fluxes": {"target": list(spec.targets)}}
-    names = [(stack + ending, at) for stack, at in stacks.items() for ending in _ENDINGS]
-    arrays = {name: cube[name].sel(at).variable for name, at in names if name in cube}
-    arrays |= {name: cube[name].variable for name in spec.satellite_arrays if name in cube}
+    """Return the arrays that features, fluxes and weights are computed from; all sites and columns."""
+    names = [stack + ending for stack in ("predictors", "fluxes") for ending in _ENDINGS]
+    names = sorted({name for name in (*names, *spec.satellite_arrays) if name in cube})
+    dims = {str(dim) for name in names for dim in cube[name].dims}
     axes = ("site", "time", "day", "surface_day", "time_start", "time_stop", *(kind.dims[0] for kind in spec.images))
-    coords = [name for name in (*axes, *_PLACE) if name in cube.coords]
+    coords = [name for name in (*axes, *_PLACE, *({"variable", "target"} & dims)) if name in cube.coords]
     return xr.Dataset(
-        {name: arrays[name] for name in sorted(arrays)}, {name: cube[name].variable.compute() for name in coords}
+        {name: cube[name].variable for name in names}, {name: cube[name].variable.compute() for name in coords}
     )
+
+
+def _columns(one: xr.Dataset, spec: FeatureSpec) -> xr.Dataset:
+    """Return the arrays of one site with the columns that the model uses."""
+    kept = {}
+    if "variable" in one.dims:
+        present = set(one["variable"].values)
+        kept["variable"] = [name for name in spec.predictors if name in present]
+    if "target" in one.dims:
+        kept["target"] = list(spec.targets)
+    return one.sel(kept)
 
 
 def _arrays(one: xr.Dataset, sample: bool) -> Iterator[tuple[str, np.ndarray]]:

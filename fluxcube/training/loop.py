@@ -10,28 +10,27 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from fluxcube.errors import TrainingError
+from fluxcube.errors import CheckpointError, TrainingError
 from fluxcube.interrupts import Interrupted, Postponed, StopRequested, postponed
 from fluxcube.models.base import Batch
-from fluxcube.samples.loader import Windows
+from fluxcube.models.dropout import GENERATOR, DropoutKey
 from fluxcube.training.job import Job
 from fluxcube.training.loss import gaussian_nll, squared_error
-from fluxcube.training.pace import Clock, ahead, rate
+from fluxcube.training.pace import Clock, rate
+from fluxcube.training.resident import batches, resident_on
 from fluxcube.training.state import Counters, load_state, save_state
+from fluxcube.training.steps import Estimates, StepRecord, gradient_not_finite, loss_not_finite, read_sums
 from fluxcube.training.validation import Validation, mean_nse, scored_epochs, stalled
 
 log = logging.getLogger(__name__)
 
-#: Loss, estimates, sum of squares of the carbon balance, and batch of one forward and backward pass.
-Pass = tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, np.ndarray]]
-
 #: Arrays of a batch that are passed to the model after the windows.
 _BESIDE = ("support", "group")
-#: Distinguishes the random draws of masks from those of windows.
-_DROPOUT = 1
+#: Number of steps whose sums are read together, by type of device: on a CPU there is nothing to wait for.
+_READ_TOGETHER = {"cuda": 32}
 
 
 def train(job: Job) -> Counters:
@@ -80,7 +79,6 @@ def _train(job: Job, waiting: Postponed) -> Counters:
             run.save()
     if run.best:
         model.load_state_dict(run.best)
-    model.drops_itself = True
     model.eval()
     return run.counters
 
@@ -100,9 +98,12 @@ class _Run:
     def __post_init__(self):
         self.model, self.windows = self.job.model, self.job.windows
         self.config, self.world = self.job.config, self.job.world
-        # Drawn here, not by the model, masks depend neither on the number of processes nor on the size of a pass.
-        self.masks = self.config.effective_batch is not None or self.world.size > 1
-        self.model.drops_itself = not self.masks
+        self.resident = resident_on(self.windows, self.world.device)
+        self.records: list[StepRecord] = []
+        self.read_together = _READ_TOGETHER.get(self.world.device.type, 1)
+        self.not_finite = torch.zeros((), device=self.world.device)
+        self.counters.dropout = GENERATOR
+        self.forward = self.model
         self.half = self.config.precision == "bfloat16" or (
             self.config.precision == "auto" and self.world.device.type == "cuda"
         )
@@ -117,6 +118,11 @@ class _Run:
         if content is None or state is None:
             return
         kept, self.counters = load_state(content, state, self.model, self.optimizer)
+        if self.model.drops_inputs and self.counters.dropout != GENERATOR:
+            raise CheckpointError(
+                f"{state} was begun by an earlier version of fluxcube, whose dropout used another random generator: "
+                "finish it with that version, or train again with overwrite=True (--overwrite)."
+            )
         self.best = kept.get("best", {})
         if self.config.ema:
             self.average = {name: value.to(self.world.device) for name, value in kept["average"].items()}
@@ -133,16 +139,17 @@ class _Run:
             self._set_rate(counters.epoch + (counters.step - 1) / steps)
         started = saved = time.monotonic()
         before = counters.seconds
-        batches = self._batches(counters.epoch, counters.step)
-        for batch in ahead(batches) if self.world.device.type == "cuda" else batches:
+        for batch in batches(self.windows, self.world.device, counters.epoch, counters.step, self.resident):
             self._set_rate(counters.epoch + counters.step / steps)
             self._step(batch)
             counters.step += 1
             now = time.monotonic()
             counters.seconds = before + now - started
+            if self._is_due(steps):
+                self._read()
             if self.stopping:
                 self.stop()
-            if now - saved > config.checkpoint_seconds:
+            if not self.records and now - saved > config.checkpoint_seconds:
                 self.save()
                 saved = now
             if self.job.progress:
@@ -171,108 +178,121 @@ class _Run:
         if self.counters.epoch == self.job.pretrain and not self.counters.step:
             self.counters.best, self.best = None, {}
 
-    def _batches(self, epoch: int, step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the rest of the epoch's batches, with inputs dropped unless the model does that itself."""
-        for number, batch in enumerate(self.windows, step):
-            yield self._masked(batch, epoch, number) if self.masks else batch
-
-    def _step(self, batch: dict[str, np.ndarray]) -> None:
+    def _step(self, batch: dict[str, Tensor]) -> None:
+        """Make one step; without waiting for the device, which skips it if a loss or the gradient is not finite."""
         weight = self._weight(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        rows = len(batch["inputs"])
+        rows, counters = len(batch["inputs"]), self.counters
         size = self.config.batch_size if self.config.effective_batch else rows
-        passes: list[Pass] = []
-        for at in range(0, rows, size):
-            part = _rows(batch, slice(at, at + size)) if size < rows else batch
-            out, error = self._loss(part)
-            imbalance = torch.zeros((), device=self.world.device)
-            if self.job.balance is not None:
-                estimates = rows * self.world.size * out.shape[1]
-                imbalance = self.job.balance.squares(out) / estimates
-                if self.job.alpha:
-                    error = error + self.job.alpha * weight * imbalance
-            (error / weight).backward()
-            passes.append((error.detach(), out.detach(), imbalance.detach(), part))
-        loss, imbalance_mean = self._sum(passes)
-        self._update(batch)
-        self.counters.loss += loss
-        self.counters.imbalance += imbalance_mean * rows * self.world.size
-        self.counters.hours += weight.item()
-        self.counters.windows += rows * self.world.size
-        if self.job.on_step and not self.world.rank:
-            row = {"loss": loss / weight.item(), "lr": self.optimizer.param_groups[0]["lr"]}
-            self.job.on_step(self.counters.updates, row)
+        passes = [self._pass(batch, at, min(size, rows - at), rows, weight) for at in range(0, rows, size)]
+        sums = torch.stack([torch.stack([one.loss, imbalance]) for one, imbalance in passes]).double()
+        bad = (~torch.isfinite(sums[:, 0])).sum().double()
+        loss, imbalance = sums.sum(0).unbind()
+        bad, bad_gradient = self._update(bad)
+        self.records.append(
+            StepRecord(
+                step=counters.step,
+                update=counters.updates,
+                windows=rows * self.world.size,
+                lr=self.optimizer.param_groups[0]["lr"],
+                sums=torch.stack([loss, imbalance, weight.double(), bad, bad_gradient]),
+                estimates=tuple(one for one, _ in passes),
+            )
+        )
 
-    def _sum(self, passes: list[Pass]) -> tuple[float, float]:
-        """Return the sums of losses and imbalances of all passes and processes (TrainingError if not finite)."""
-        # Read after all gradients, so that there is one wait for a GPU per step.
-        pairs = torch.stack([torch.stack([error, imbalance]) for error, _, imbalance, _ in passes]).tolist()
-        finite = [math.isfinite(error) for error, _ in pairs]
-        bad = [
-            _where_not_finite(out, part, self.windows)
-            for (_, out, _, part), ok in zip(passes, finite, strict=True)
-            if not ok
-        ]
-        sums = [0.0, 0.0] if bad else [sum(column) for column in zip(*pairs, strict=True)]
-        stopping = float(bool(self.waiting.number))  # all processes stop after the same step
-        loss, imbalance, any_bad, any_stopping = self.world.sum([*sums, float(bool(bad)), stopping])
-        if any_bad:
-            raise self._error("loss", bad[0] if bad else "windows of another process")
-        self.stopping = bool(any_stopping)
-        return loss, imbalance
+    def _pass(
+        self, batch: dict[str, Tensor], at: int, count: int, rows: int, weight: Tensor
+    ) -> tuple[Estimates, Tensor]:
+        """Add the gradients of some of the windows of a step; return estimates and the sum of the carbon balance."""
+        part = _rows(batch, slice(at, at + count)) if count < rows else batch
+        out, error = self._loss(part, at)
+        imbalance = torch.zeros((), device=self.world.device)
+        loss = error
+        if self.job.balance is not None:
+            imbalance = self.job.balance.squares(out) / (rows * self.world.size * out.shape[1])
+            if self.job.alpha:
+                loss = error + self.job.alpha * weight * imbalance
+        (loss / weight).backward()
+        return Estimates.of(loss, out, part), imbalance.detach()
 
-    def _weight(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
+    def _is_due(self, steps: int) -> bool:
+        """Whether the sums of the last steps are read: after as many steps in all processes."""
+        signalled = self.world.size == 1 and bool(self.waiting.number)
+        return len(self.records) >= self.read_together or self.counters.step >= steps or signalled
+
+    def _read(self) -> None:
+        """Read and count the sums of the last steps (TrainingError if one is not finite); decide whether to stop."""
+        records, self.records = self.records, []
+        rows = read_sums(records)
+        for record, (*_, bad, bad_gradient) in zip(records, rows, strict=True):
+            if bad:
+                raise self._error("loss", record.step, loss_not_finite(record, self.windows))
+            if bad_gradient:
+                raise self._error("gradient", record.step, gradient_not_finite(record, self.windows))
+        own = [value for loss, imbalance, *_ in rows for value in (loss, imbalance)]
+        *sums, stopping = self.world.sum([*own, float(bool(self.waiting.number))])
+        self.stopping = bool(stopping)  # all processes stop after the same step
+        for i, (record, (_, _, weight, *_)) in enumerate(zip(records, rows, strict=True)):
+            loss, imbalance = sums[2 * i : 2 * i + 2]
+            self.counters.loss += loss
+            self.counters.imbalance += imbalance * record.windows
+            self.counters.hours += weight
+            self.counters.windows += record.windows
+            if self.job.on_step and not self.world.rank:
+                self.job.on_step(record.update, {"loss": loss / weight, "lr": record.lr})
+
+    def _weight(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the number of observed fluxes of all processes in this step, or the sum of their weights; else 1."""
-        seen = np.isfinite(batch["targets"])
-        if "weights" in batch:
-            total: float = self.world.sum([float(batch["weights"][seen].sum(dtype=np.float64))])[0]
-        else:
-            total = int(self.world.sum([float(seen.sum())])[0])
-        return torch.tensor(total or 1, device=self.world.device)
+        seen = torch.isfinite(batch["targets"])
+        own = torch.where(seen, batch["weights"].double(), 0.0).sum() if "weights" in batch else seen.sum().double()
+        total = self.world.total(own)
+        return (total + (total == 0)).float()
 
-    def _masked(self, batch: dict[str, np.ndarray], epoch: int, step: int) -> dict[str, np.ndarray]:
-        """Drop inputs, the same ones that one process with one large batch would drop."""
-        count, world = len(batch["inputs"]), self.world
-        rng = np.random.default_rng((int(self.job.request["seed"]), _DROPOUT, epoch, step))
-        rows = world.rank + world.size * np.arange(count)
-        dropped = self.model.drop(Batch.of(batch), rng, rows, count * world.size)
-        return batch | dropped.present()
-
-    def _loss(self, batch: dict[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the estimates, and the sum of the losses of observed fluxes."""
-        features: Batch[torch.Tensor] = Batch.of(batch).map(self._tensor)
-        fluxes = self._tensor(batch["targets"])
-        weights = self._tensor(batch["weights"]) if "weights" in batch else None
-        beside = [self._tensor(batch[name]) for name in _BESIDE if name in batch]
+    def _loss(self, batch: dict[str, Tensor], at: int) -> tuple[Tensor, Tensor]:
+        """Return the estimates, and the sum of the losses of observed fluxes; `at` is the first window in the step."""
+        features = Batch.of(batch)
+        if self.model.drops_inputs:  # by the position in the step of all processes, whatever its division
+            key = DropoutKey(int(self.job.request["seed"]), self.counters.epoch, self.counters.step)
+            own = torch.arange(at, at + len(batch["inputs"]), device=self.world.device)
+            features = self.model.drop(features, key, self.world.rank + self.world.size * own)
+        fluxes, weights = batch["targets"], batch.get("weights")
+        beside = [batch[name] for name in _BESIDE if name in batch]
         with torch.autocast(self.world.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
-            out = self.model(features, *beside)
+            out = self.forward(features, *beside)
         if out.shape[-1] == fluxes.shape[-1] or self.counters.epoch < self.config.mse_epochs:
             return out, squared_error(out, fluxes, weights)
         return out, gaussian_nll(out, fluxes, weights, self.config.nll_beta)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.world.device, non_blocking=True)
+    def _update(self, bad: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the weights by the gradients of all processes, unless a loss or a gradient is not finite.
 
-    def _update(self, batch: dict[str, np.ndarray]) -> None:
-        """Update the weights by the gradients of all processes."""
-        self.world.add_gradients(self.model.parameters())
+        Returns `bad`, the number of losses that are not finite, summed over all processes, and whether the gradient is
+        not finite.
+        """
+        bad = self.world.add_gradients(self.model.parameters(), bad)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
-        if not math.isfinite(norm.item()):
-            raise self._error("gradient", _named(batch, self.windows))
-        self.optimizer.step()
+        bad_gradient = (~torch.isfinite(norm)).double()
+        # Once a step was skipped, so are all later ones, until it is read.
+        self.not_finite = torch.maximum(self.not_finite, (bad + bad_gradient > 0).float())
+        if self.optimizer.defaults.get("fused"):
+            vars(self.optimizer)["found_inf"] = self.not_finite
+            self.optimizer.step()
+        elif not self.not_finite.item():
+            self.optimizer.step()
         self.counters.updates += 1
         if self.config.ema:
             n = self.counters.updates
             decay = min(self.config.ema, (1 + n) / (10 + n))
-            for name, value in self.model.state_dict().items():
-                self.average[name].lerp_(value, 1 - decay)
+            own = self.model.state_dict()
+            torch._foreach_lerp_(list(self.average.values()), [own[name] for name in self.average], 1 - decay)
+        return bad, bad_gradient
 
-    def _error(self, what: str, where: str) -> TrainingError:
+    def _error(self, what: str, step: int, where: str) -> TrainingError:
         state, kept = self.job.state, "no state is saved yet"
         if state is not None and state.is_file():
             kept = f"the last saved state stays in {state.parent}"
         return TrainingError(
-            f"the {what} of epoch {self.counters.epoch + 1}, step {self.counters.step + 1} is not a finite number, "
+            f"the {what} of epoch {self.counters.epoch + 1}, step {step + 1} is not a finite number, "
             f"in {where}; the weights were not changed by it, and {kept}. Check these inputs and fluxes, or train with "
             "a lower lr, a smaller grad_clip or in float32; fit(init=that folder) begins with that state."
         )
@@ -335,24 +355,6 @@ class _Run:
         return text + self.clock.text(done, total, windows)
 
 
-def _rows(batch: Mapping[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
+def _rows(batch: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
     """Return some windows of a batch, with all support windows that they share."""
     return {name: array if name == "support" else array[rows] for name, array in batch.items()}
-
-
-def _where_not_finite(out: torch.Tensor, batch: Mapping[str, np.ndarray], windows: Windows) -> str:
-    """Return the names of the windows whose estimates or errors are not finite, or of all if none is."""
-    fluxes = batch["targets"]
-    estimates = out.detach().float().cpu().numpy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = np.where(np.isfinite(fluxes), np.square(estimates[..., : fluxes.shape[-1]] - fluxes), 0)
-    rows = ~(np.isfinite(estimates).all((1, 2)) & np.isfinite(error).all((1, 2)))
-    return _named(batch, windows, rows if rows.any() else slice(None))
-
-
-def _named(batch: Mapping[str, np.ndarray], windows: Windows, rows: np.ndarray | slice = slice(None)) -> str:
-    """Return the sites of a batch's windows, and the last time step of the first one."""
-    sites = [windows.sites[i] for i in np.unique(batch["site"][rows])]
-    more = f" and {len(sites) - 10} more" if len(sites) > 10 else ""
-    last = np.asarray(batch["time"][rows][0]).astype(f"datetime64[{windows.spec.step}]")
-    return f"windows of {', '.join(sites[:10])}{more} (the first ends at {last}{windows.spec.time_resolution.zone})"

@@ -153,21 +153,33 @@ class World:
             distributed.all_reduce(total, group=self.control)
         return total.tolist()
 
-    def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum the gradients of all processes; one that no process has stays None, as in one process."""
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over all processes, on its device; no process waits for it."""
+        if self.size > 1:
+            value = value.clone()
+            with _peers():
+                distributed.all_reduce(value)
+        return value
+
+    def add_gradients(self, parameters: Iterable[torch.nn.Parameter], bad: torch.Tensor) -> torch.Tensor:
+        """Sum the gradients of all processes, and `bad`, which is returned, by one message.
+
+        A gradient that no process has stays None, as in one process.
+        """
         if self.size == 1:
-            return
+            return bad
         parameters = list(parameters)
         flat = torch.cat(
             [p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten() for p in parameters]
         )
         has = flat.new_tensor([p.grad is not None for p in parameters], dtype=flat.dtype)
-        flat = torch.cat([flat, has])
+        flat = torch.cat([flat, has, bad.to(flat.dtype)[None]])
         with _peers():
             distributed.all_reduce(flat)
-        *grads, has = flat.split([*(p.numel() for p in parameters), len(parameters)])
+        *grads, has, bad = flat.split([*(p.numel() for p in parameters), len(parameters), 1])
         for parameter, grad, any_has in zip(parameters, grads, has.tolist(), strict=True):
             parameter.grad = grad.view_as(parameter) if any_has else None
+        return bad[0].double()
 
 
 @contextlib.contextmanager

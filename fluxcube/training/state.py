@@ -55,6 +55,8 @@ class Counters:
         Duration of the training.
     history : list of dict
         One log entry per epoch.
+    dropout : int
+        Version of the generator of dropout (`fluxcube.models.dropout.GENERATOR`); 0 in states of earlier versions.
     """
 
     epoch: int = 0
@@ -67,6 +69,7 @@ class Counters:
     best: float | None = None
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
+    dropout: int = 0
 
 
 def save_state(

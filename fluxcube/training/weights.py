@@ -396,10 +396,13 @@ class SupportedWindows(WeightedWindows):
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
         """Return a batch by its number in the present epoch, or by (epoch, number)."""
         epoch, batch = index if isinstance(index, tuple) else (self.epoch, index)
-        windows = super().__getitem__((epoch, batch))
-        ends = self._own(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return super().__getitem__((epoch, batch)) | self.support(epoch, batch)
+
+    def support(self, epoch: int, batch: int) -> dict[str, np.ndarray]:
+        """Return "support" and "group" of a batch."""
+        ends = self.ends(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
         support, group = self.draws.of(ends, epoch)
-        return windows | {"support": support, "group": group}
+        return {"support": support, "group": group}
 
     def _draw(self, epoch: int) -> np.ndarray:
         """Return the windows of an epoch, those that share their support windows next to each other."""

@@ -11,6 +11,7 @@ import torch
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.models import ecoperceiver, tokens
 from fluxcube.models.base import Batch, Model, Sizes
+from fluxcube.models.dropout import DropoutKey
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 
 torch.set_num_threads(1)  # tests run beside each other
@@ -90,9 +91,10 @@ def test_every_setting_changes_something(change):
     changed = dataclasses.replace(TINY, **change)
     outputs = []
     for config in (TINY, changed):
-        model = make_model(config).train("dropout" in next(iter(change)))
-        torch.manual_seed(5)
-        outputs.append(run(model, make_batch()))
+        model, batch = make_model(config), make_batch()
+        if "dropout" in next(iter(change)):
+            batch = model.drop(batch, DropoutKey(seed=5, epoch=0, step=0), torch.arange(3))
+        outputs.append(run(model, batch))
     assert outputs[0].shape != outputs[1].shape or not torch.allclose(*outputs)
 
 
@@ -156,23 +158,6 @@ def test_a_sample_without_any_predictor_gives_a_finite_number(head, distribution
         assert torch.isfinite(out).all()
         out.float().square().sum().backward()
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize("unit", ["token", "variable"])
-def test_masks_drawn_for_a_batch_are_those_of_its_parts_and_of_its_own_dropout(unit):
-    model = make_model(dataclasses.replace(TINY, dropout_unit=unit))
-    whole = make_batch(400).map(lambda a: a.numpy())
-    whole = whole._replace(inputs=np.nan_to_num(whole.inputs))
-    dropped = model.drop(whole, np.random.default_rng(3), np.arange(400), 400)
-    odd = np.arange(1, 400, 2)
-    part = model.drop(whole.take(odd), np.random.default_rng(3), odd, 400)
-    for name, array in part.present().items():
-        np.testing.assert_array_equal(array, dropped.take(odd).present()[name])
-    gone, bands = np.isnan(dropped.inputs), np.isnan(dropped.images).all(-1)
-    assert not gone[..., :2].any()
-    assert abs(gone[..., 2:].mean() - 0.3) < 0.03 and abs(bands.mean() - 0.3) < 0.04
-    assert (gone == gone[:, :1]).all() if unit == "variable" else not (gone == gone[:, :1]).all(1)[:, 2:].any(1).all()
-    np.testing.assert_array_equal(dropped.inputs[~gone], whole.inputs[~gone])
 
 
 def test_every_weight_is_used():
@@ -279,45 +264,6 @@ def test_last_head_emits_the_last_hour():
     out = last.predict(batch.map(lambda a: a.numpy()))
     assert out.shape == (3, 12, 2)
     assert np.isnan(out[:, :-1]).all() and np.isfinite(out[:, -1]).all()
-
-
-def test_dropout_drops_in_training_and_only_there():
-    model, batch = make_model(), make_batch()
-    assert torch.equal(run(model, batch), run(model, batch))
-    model.train()
-    torch.manual_seed(0)
-    first = run(model, batch)
-    assert not torch.allclose(first, run(model, batch))
-    torch.manual_seed(0)
-    assert torch.equal(run(model, batch), first)
-
-
-@pytest.mark.parametrize("unit", ["token", "variable"])
-def test_dropout_takes_its_share_and_spares_the_clocks(unit):
-    model = make_model(dataclasses.replace(TINY, dropout_unit=unit)).train()
-    batch = make_batch(400)
-    batch = batch._replace(inputs=batch.inputs.nan_to_num(0.0))
-    torch.manual_seed(0)
-    seen = model._not_dropped(torch.isfinite(batch.inputs))
-    _, _, bands, _ = model._image_tokens(batch)
-    assert seen[..., :2].all()
-    assert abs(seen[..., 2:].float().mean() - 0.7) < 0.03
-    assert abs(bands.float().mean() - 0.7) < 0.04
-    whole = (seen == seen[:, :1]).all(1)[:, 2:]  # dropped or kept over the whole window
-    assert whole.all() if unit == "variable" else not whole.any(1).all()
-    # Samples draw for themselves.
-    assert not (seen[0] == seen[1]).all() or not (seen[0] == seen[2]).all()
-
-
-def test_dropped_means_masked():
-    """A dropped token leaves no trace: training with all else dropped equals evaluation with all else missing."""
-    model = make_model(dataclasses.replace(TINY, dropout=0.999999)).train()
-    batch = make_batch()
-    bare = batch._replace(inputs=batch.inputs.clone(), images=torch.full_like(batch.images, torch.nan))
-    bare.inputs[..., 2:] = torch.nan
-    torch.manual_seed(0)
-    dropped = run(model, batch)
-    torch.testing.assert_close(dropped, run(model.eval(), bare), atol=1e-6, rtol=0)
 
 
 def test_one_batch_can_be_learned():

@@ -165,26 +165,6 @@ def test_without_images_a_model_is_that_without_the_kind():
     torch.testing.assert_close(run(model, a), run(plain, b))
 
 
-@pytest.mark.parametrize("unit", ["token", "variable"])
-def test_dropout_masks_each_kind(unit):
-    model = EcoPerceiver(dataclasses.replace(CONFIG, dropout=0.5, dropout_unit=unit), SIZES)
-    block = make_block(SIZES)
-    block = dataclasses.replace(block, images=tuple(Images(np.ones_like(k.pixels), k.hour) for k in block.images))
-    batch = Batch.of(gather(block, np.zeros(400, int), np.full(400, 100), 24))
-    rows = np.arange(400)
-    dropped = model.drop(batch, np.random.default_rng(0), rows, 400)
-    part = model.drop(batch.take(slice(None, None, 2)), np.random.default_rng(0), rows[::2], 400)
-    np.testing.assert_array_equal(dropped.images[::2], part.images)
-    for images, step in split_images(dropped.images, dropped.image_step, SIZES)[1:]:
-        gone = np.isnan(images)[step >= 0]
-        assert (gone.all(-1) == gone.any(-1)).all(), "whole bands are dropped"
-        assert 0.45 < gone.mean() < 0.55
-    model.train()
-    first = model.tokens(tensors(batch._asdict()))
-    share = (first.more_bias[:, 0, -8:] < 0).float().mean()
-    assert 0.3 < share < 0.95
-
-
 def test_trees_get_the_weighted_mean_of_every_band_of_every_kind():
     model = Boosting(BoostingConfig(), SIZES)
     batch = Batch.of(gather(make_block(SIZES), np.zeros(3, int), np.array([40, 60, 99]), 1))

@@ -28,6 +28,7 @@ from fluxcube.training.loss import Balance
 from fluxcube.training.parallel import World
 from fluxcube.training.plan import Plan, make_plan
 from fluxcube.training.request import FitRequest
+from fluxcube.training.resident import on_device
 from fluxcube.training.weights import SupportedWindows, class_weights, flux_weights, spread_weights
 
 torch.set_num_threads(1)  # tests run beside each other
@@ -350,7 +351,7 @@ def test_passes_add_up_with_support_that_several_windows_share(cube):
             alpha=0.1,
         )
         run = _Run(job, torch.optim.SGD(model.parameters(), 0.0))
-        run._step(batch)
+        run._step(on_device(batch, CPU.device))
         grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
     for name, gradient in grads[0].items():
         assert gradient.abs().sum() > 0, name

@@ -14,6 +14,7 @@ from training_helpers import FAST, TARGETS, TINY, eco, small_cube, weights, with
 from fluxcube.errors import ConfigError, TrainingError
 from fluxcube.models import registry
 from fluxcube.models.base import Batch
+from fluxcube.models.dropout import DropoutKey
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.splits import per_igbp
@@ -23,6 +24,7 @@ from fluxcube.training.loop import _Run
 from fluxcube.training.pace import rate
 from fluxcube.training.parallel import World
 from fluxcube.training.plan import Plan
+from fluxcube.training.resident import on_device
 from fluxcube.training.validation import stalled
 
 torch.set_num_threads(1)  # tests run beside each other
@@ -47,6 +49,12 @@ def sizes(towers, split=None):
 
 def job(model, windows, config, *, seed=0, state=None):
     return Job(model=model, windows=windows, config=config, world=CPU, request={"seed": seed}, state=state)
+
+
+def make_step(run, batch):
+    """Make a step of a batch of arrays, and read its sums."""
+    run._step(on_device(batch, CPU.device))
+    run._read()
 
 
 def plain_loop(towers, config, training, seed):
@@ -74,7 +82,9 @@ def plain_loop(towers, config, training, seed):
                 group["lr"] = training.lr * rate(epoch + step / steps, training.epochs, training.warmup_epochs)
             wanted = torch.from_numpy(batch["targets"])
             seen = torch.isfinite(wanted)
-            out = model(Batch.of(batch).map(torch.from_numpy))
+            features = Batch.of({name: torch.from_numpy(part) for name, part in batch.items()})
+            features = model.drop(features, DropoutKey(seed, epoch, step), torch.arange(len(wanted)))
+            out = model(features)
             error = torch.where(seen, out - torch.where(seen, wanted, 0.0), 0.0).square().sum()
             optimizer.zero_grad(set_to_none=True)
             (error / seen.sum()).backward()
@@ -103,7 +113,7 @@ def one_step(towers, config, training, *, seed=0, batch=64, drop=()):
         first["targets"][i] = np.nan
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     run = _Run(job(model.train(), windows, training, seed=seed), optimizer)
-    run._step(run._masked(first, 0, 0))
+    make_step(run, first)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -148,7 +158,7 @@ def test_averaged_weights_are_the_running_mean(towers):
     run = _Run(job(model.train(), windows, training), optimizer)
     mean = copy.deepcopy(model.state_dict())
     for n in range(1, 8):
-        run._step(windows[n])
+        make_step(run, windows[n])
         decay = min(0.5, (1 + n) / (10 + n))
         mean = {name: decay * mean[name] + (1 - decay) * value for name, value in model.state_dict().items()}
     own = copy.deepcopy(model.state_dict())
@@ -193,19 +203,19 @@ def test_what_is_not_finite_changes_no_weight(towers, tmp_path):
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
     state = tmp_path / "state.safetensors"
     run = _Run(job(model.train(), windows, FAST, state=state), optimizer)
-    run._step(windows[0])
+    make_step(run, windows[0])
     run.save()
     kept, before = state.read_bytes(), copy.deepcopy(model.state_dict())
     bad = windows[1]
     bad["targets"][3, 5] = 1e30
     site = towers.sites[bad["site"][3]]
     with pytest.raises(TrainingError, match=rf"the loss of epoch 1, step 1 .* windows of {site} .*last saved state"):
-        run._step(bad)
+        make_step(run, bad)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         model.head.weight.fill_(3e38)  # finite itself
     with pytest.raises(TrainingError, match="is not a finite number"):
-        run._step(windows[2])
+        make_step(run, windows[2])
     assert state.read_bytes() == kept
 
 
@@ -217,7 +227,7 @@ def test_a_gradient_that_is_not_finite_is_named(towers):
     model.head.weight.register_hook(lambda gradient: gradient * torch.inf)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(TrainingError, match="the gradient of epoch 1, step 1"):
-        run._step(windows[0])
+        make_step(run, windows[0])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
