@@ -214,7 +214,7 @@ class _Slots(NamedTuple):
     ----------
     pixels : (M, b, p) float32
         Images of all places.
-    index : (B, K) int64
+    image : (B, K) int64
         Image of each slot.
     present : (B, K) bool
         Whether the slot has an image.
@@ -223,29 +223,29 @@ class _Slots(NamedTuple):
     """
 
     pixels: np.ndarray
-    index: np.ndarray
+    image: np.ndarray
     present: np.ndarray
     step: np.ndarray
 
     def images(self) -> np.ndarray:
         """Return the image of each slot (B, K, b, p), NaN where there is none."""
-        shape = (*self.index.shape, *self.pixels.shape[1:])
+        shape = (*self.image.shape, *self.pixels.shape[1:])
         if not self.present.any():
             return np.full(shape, np.nan, np.float32)
-        out = self.pixels.take(self.index.ravel(), axis=0).reshape(shape)
+        out = self.pixels.take(self.image.ravel(), axis=0).reshape(shape)
         out[~self.present] = np.nan
         return out
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the distinct images (M, b, p), at least one, and the row of each slot among them (B, K)."""
-        used = self.index[self.present]
+        used = self.image[self.present]
         if not used.size:
-            return np.full((1, *self.pixels.shape[1:]), np.nan, np.float32), np.zeros(self.index.shape, np.int64)
+            return np.full((1, *self.pixels.shape[1:]), np.nan, np.float32), np.zeros(self.image.shape, np.int64)
         low, high = int(used.min()), int(used.max())
         if high - low < used.size:  # windows of neighbouring time steps: a part of the images, without a copy
-            return self.pixels[low : high + 1], np.where(self.present, self.index - low, 0)
+            return self.pixels[low : high + 1], np.where(self.present, self.image - low, 0)
         distinct, of_used = np.unique(used, return_inverse=True)
-        row = np.zeros(self.index.shape, np.int64)
+        row = np.zeros(self.image.shape, np.int64)
         row[self.present] = of_used
         return self.pixels[distinct], row
 

@@ -105,7 +105,8 @@ class ResidentWindows:
         if not packed and not len(self._images[0][1]):
             pixels = self._images[0][0]
             return pixels.new_empty(len(place), 0, *pixels.shape[1:]), stop.new_empty(len(place), 0)
-        parts = [_slots(pixels, key, origin, first, stop, count) for pixels, key in self._images]
+        slots = _repeated if self.windows.repeat_images else _slots
+        parts = [slots(pixels, key, origin, first, stop, count) for pixels, key in self._images]
         if not packed:
             return parts[0]
         flat = [images.flatten(2) for images, _ in parts]
@@ -152,6 +153,24 @@ def _slots(
     rows = torch.where(inside, index, len(key))
     images = pixels.index_select(0, rows.flatten()).view(*rows.shape, *pixels.shape[1:])
     return images, torch.where(inside, (hour - first[:, None]).clamp(min=0), -1)
+
+
+def _repeated(
+    pixels: Tensor, key: Tensor, origin: Tensor, first: Tensor, stop: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return images and their time steps as `_slots` does, the latest one at the same hour of every day."""
+    if not len(key):
+        return _slots(pixels, key, origin, first, stop, count)
+    day = HOURLY.steps_per_day
+    earliest = key[torch.searchsorted(key, origin - ZERO).clamp(max=len(key) - 1)] - origin
+    step = torch.remainder(earliest - first, day)[:, None] + day * torch.arange(count, device=key.device)
+    hour = first[:, None] + step
+    index = torch.searchsorted(key, origin[:, None] + hour, right=True) - 1
+    inside = (index >= 0) & (hour < stop[:, None])
+    inside &= key[index.clamp(min=0)] - origin[:, None] >= -ZERO
+    rows = torch.where(inside, index, len(key))
+    images = pixels.index_select(0, rows.flatten()).view(*rows.shape, *pixels.shape[1:])
+    return images, torch.where(inside, step, -1)
 
 
 def batches(

@@ -65,6 +65,7 @@ def assert_equal_batches(windows, epochs=(0, 1), first=0):
         {"length": 24, "emits": 1},
         {"length": 1},
         {"length": 48, "emits": 7, "stride": 5, "shuffle": False},
+        {"length": 60, "emits": 60, "stride": 30, "partial": True, "repeat_images": True},
         {"length": 24, "emits": 24, "partial": True, "rank": 1, "world_size": 2, "limit": 101},
     ],
     ids=str,
@@ -81,8 +82,9 @@ def test_a_resumed_epoch_goes_on_where_it_was(towers):
     assert_equal_batches(Windows(towers, length=24, batch_size=16, stride=7), first=3)
 
 
+@pytest.mark.parametrize("repeat", [True, False])
 @pytest.mark.parametrize("chips", [True, False])
-def test_images_of_several_kinds(towers, chips):
+def test_images_of_several_kinds(towers, chips, repeat):
     rng = np.random.default_rng(0)
     series = towers.series
     kinds = tuple(
@@ -91,7 +93,8 @@ def test_images_of_several_kinds(towers, chips):
     )
     own = series.chips if chips else series.chips[:, :0]
     changed = dataclasses.replace(towers, series=dataclasses.replace(series, images=kinds, chips=own))
-    assert_equal_batches(Windows(changed, length=24, batch_size=16, emits=24, stride=12, partial=True))
+    options = {"length": 24, "emits": 24, "stride": 12, "partial": True, "repeat_images": repeat}
+    assert_equal_batches(Windows(changed, batch_size=16, **options))
 
 
 def test_weights_and_support_windows(towers):
