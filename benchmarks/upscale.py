@@ -49,7 +49,7 @@ from fluxcube.models.base import BaseModel, Batch, Model, Sizes
 from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.surface import DEFAULT_COLUMNS, DEFAULT_STATIC
+from fluxcube.samples.surface import DEFAULT_COLUMNS
 from fluxcube.schema import CHIP_X, CHIP_Y, REGION_BYTES, variable_coords
 from fluxcube.timestamps import HOUR
 from fluxcube.variables import BANDS, SURFACE_BANDS, predictors, table
@@ -59,6 +59,8 @@ FLUXES = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 START = np.datetime64("2019-01-01", "ns")
 #: Numbers of windows per pass of the plain implementation; the fastest is used. `forward.py` tries more.
 BATCHES = (8, 16, 32)
+#: Long-term statistics of surface reflectance, as static inputs.
+PERCENTILES = ("NDVI_P10", "NDVI_P50", "NDVI_P90", "NIRv_P10", "NIRv_P50", "NIRv_P90")
 
 
 def forcing(cells: tuple[int, int], days: int, chips: bool = True) -> xr.Dataset:
@@ -97,8 +99,9 @@ def spec(targets: tuple[str, ...] = ("NEE",), bands: bool = True) -> FeatureSpec
 class Timed(BaseModel):
     """A model that counts the CPU time of its forward passes."""
 
-    context, emits, n_targets, sliding_window = (
-        property(operator.attrgetter(f"model.{name}")) for name in ("context", "emits", "n_targets", "sliding_window")
+    context, emits, n_targets, sliding_window, streams = (
+        property(operator.attrgetter(f"model.{name}"))
+        for name in ("context", "emits", "n_targets", "sliding_window", "streams")
     )
 
     def __init__(self, model: Model):
@@ -273,7 +276,7 @@ def with_surface(source: xr.Dataset) -> xr.Dataset:
 def surface_part(folder: Path, rounds: int) -> None:
     store = write_forcing(with_surface(forcing((16, 16), 30, chips=False)), folder / "surface.zarr")
     plain = spec(bands=False)
-    more = dataclasses.replace(plain, surface=DEFAULT_COLUMNS, static=DEFAULT_STATIC)
+    more = dataclasses.replace(plain, surface=DEFAULT_COLUMNS, static=PERCENTILES)
     models: dict[str, Callable[[FeatureSpec], Model]] = {}
     rng = np.random.default_rng(0)
     config = BoostingConfig(n_estimators=500, max_depth=8, early_stopping=0, min_child_weight=1)
