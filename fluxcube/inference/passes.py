@@ -10,7 +10,7 @@ import numpy as np
 from fluxcube.inference.devices import on_gpu
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model
-from fluxcube.models.ensemble import Ensemble
+from fluxcube.models.ensemble import Ensemble, takes_table
 from fluxcube.samples.features import Block
 from fluxcube.samples.windows import flatten, gather
 
@@ -53,7 +53,7 @@ def predict_scaled(
     length, steps = model.context, block.inputs.shape[1]
     place, stop = window_ends(block, length, options, keep)
     series = flatten(_lengthened(block, int(stop.max(initial=0)) - steps))
-    sliding, table = options.stride == 1 and model.sliding_window, bool(getattr(model, "image_table", False))
+    sliding, table = options.stride == 1 and model.sliding_window, takes_table(model)
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         batch = Batch.of(gather(series, p, s, seen, table=table))
         estimates = _estimates(model, batch, bool(options.uncertainty), derive)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ import numpy as np
 
 from fluxcube.errors import ConfigError, missing_package
 from fluxcube.interrupts import Postponed, StopRequested, postponed
-from fluxcube.models.base import Batch, Sizes, split_images
+from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.imagemeans import latest_means
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
 from fluxcube.models.treecheck import checked_trees
@@ -192,6 +192,7 @@ class Boosting(RowModel):
 
     kind = "xgboost"
     averages_chips = True
+    image_table = True
     searchable = True
     uses_weights = True
     length_setting = "config.n_estimators"
@@ -212,9 +213,7 @@ class Boosting(RowModel):
         inputs = np.asarray(batch.inputs, np.float32)
         back = [inputs[:, -1 - lag, self._repeated] for lag in self.config.steps_back]
         one_hot = [np.arange(n) == batch.classes[:, i : i + 1] for i, n in enumerate(self.sizes.classes)]
-        parts = split_images(batch.images, batch.image_step, self.sizes)
-        bands = [kind[0] for kind in self.sizes.image_kinds] if self.sizes.image_bands else [self.sizes.bands]
-        chips = [chip_means(*part, count) for part, count in zip(parts, bands, strict=True)]
+        chips = latest_means(batch, self.sizes)
         return np.concatenate([inputs[:, -1], *back, *chips, batch.numbers, *one_hot], 1, dtype=np.float32)
 
     def fit(
@@ -523,39 +522,6 @@ def _gpus() -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
-
-
-def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
-    """Return the mean of each band of a window's latest chip, weighted by inverse distance from the chip's centre.
-
-    Parameters
-    ----------
-    images : (B, K, b, p) float32
-        Images, or bands of one pixel; missing pixels, NaN, do not count. Those that are not square have equal weights.
-    step : (B, K) int64
-        Time step of each chip, or -1.
-    bands : int
-        b.
-
-    Returns
-    -------
-    (B, b) float32
-        NaN where a window has no chip, or a band of it has no valid pixel.
-    """
-    if not images.shape[1] or not bands:
-        return np.full((len(images), bands), np.nan, np.float32)
-    side = math.isqrt(images.shape[-1])
-    offset = np.arange(side) - (side - 1) / 2
-    # The pixel in the middle of an odd number of pixels counts as half a pixel away from the centre.
-    distance = np.maximum(np.hypot(offset[:, None], offset), 0.5).ravel()
-    weight = 1 / distance if side > 1 and side**2 == images.shape[-1] else np.ones(images.shape[-1])
-    latest = np.argmax(step, axis=1)
-    windows = np.arange(len(images))
-    chip = images[windows, latest]
-    valid = np.isfinite(chip)
-    total = valid @ weight
-    mean = np.divide(np.where(valid, chip, 0) @ weight, total, out=np.full(total.shape, np.nan), where=total > 0)
-    return np.where(step[windows, latest][:, None] >= 0, mean, np.nan).astype(np.float32)
 
 
 def _chosen(

@@ -109,7 +109,13 @@ def _appended(out: np.ndarray | None, more: np.ndarray) -> np.ndarray:
 
 
 def gather(
-    block: Block | Series, place: np.ndarray, stop: np.ndarray, length: int, *, table: bool = False
+    block: Block | Series,
+    place: np.ndarray,
+    stop: np.ndarray,
+    length: int,
+    *,
+    repeat_images: bool = False,
+    table: bool = False,
 ) -> dict[str, np.ndarray]:
     """Cut windows of `length` time steps that end before step `stop` of a place.
 
@@ -123,6 +129,10 @@ def gather(
         End of the window, exclusive, from 1 to the place's number of time steps. Steps before its first are NaN.
     length : int
         T.
+    repeat_images : bool
+        Whether the latest image stands at the same hour of every day until a newer one follows, instead of once, and
+        none at step 0. What a time step sees then does not depend on where its window begins, as models with streams
+        require.
     table : bool
         Whether images that several windows show are returned once, for models with `image_table`.
 
@@ -150,14 +160,14 @@ def gather(
         "numbers": series.numbers[place],
         "classes": series.classes[place],
     }
-    slots = _slots(series, place, stop, length)
+    slots = _slots(series, place, stop, length, repeat_images)
     step = np.concatenate([np.where(slot.present, slot.step, -1) for slot in slots], 1)
     if not table:
-        return arrays | {"images": _packed([slot.images() for slot in slots]), "image_step": step}
+        return arrays | {"images": _packed([slot.images() for slot in slots], bool(series.images)), "image_step": step}
     tables, rows = zip(*(slot.table() for slot in slots), strict=True)
     starts = np.cumsum([0, *map(len, tables)])
     row = np.concatenate([own + start for own, start in zip(rows, starts, strict=False)], 1)
-    return arrays | {"images": _packed(tables), "image_step": step, "image_row": row}
+    return arrays | {"images": _packed(tables, bool(series.images)), "image_step": step, "image_row": row}
 
 
 def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> np.ndarray:
@@ -203,7 +213,7 @@ class _Slots(NamedTuple):
     ----------
     pixels : (M, b, p) float32
         Images of all places.
-    index : (B, K) int64
+    chosen : (B, K) int64
         Image of each slot.
     present : (B, K) bool
         Whether the slot has an image.
@@ -212,50 +222,49 @@ class _Slots(NamedTuple):
     """
 
     pixels: np.ndarray
-    index: np.ndarray
+    chosen: np.ndarray
     present: np.ndarray
     step: np.ndarray
 
     def images(self) -> np.ndarray:
         """Return the image of each slot (B, K, b, p), NaN where there is none."""
-        shape = (*self.index.shape, *self.pixels.shape[1:])
+        shape = (*self.chosen.shape, *self.pixels.shape[1:])
         if not self.present.any():
             return np.full(shape, np.nan, np.float32)
-        out = self.pixels.take(self.index.ravel(), axis=0).reshape(shape)
+        out = self.pixels.take(self.chosen.ravel(), axis=0).reshape(shape)
         out[~self.present] = np.nan
         return out
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the distinct images (M, b, p), at least one, and the row of each slot among them (B, K)."""
-        used = self.index[self.present]
+        used = self.chosen[self.present]
         if not used.size:
-            return np.full((1, *self.pixels.shape[1:]), np.nan, np.float32), np.zeros(self.index.shape, np.int64)
+            return np.full((1, *self.pixels.shape[1:]), np.nan, np.float32), np.zeros(self.chosen.shape, np.int64)
         low, high = int(used.min()), int(used.max())
         if high - low < used.size:  # windows of neighbouring time steps: a part of the images, without a copy
-            return self.pixels[low : high + 1], np.where(self.present, self.index - low, 0)
+            return self.pixels[low : high + 1], np.where(self.present, self.chosen - low, 0)
         distinct, of_used = np.unique(used, return_inverse=True)
-        row = np.zeros(self.index.shape, np.int64)
+        row = np.zeros(self.chosen.shape, np.int64)
         row[self.present] = of_used
         return self.pixels[distinct], row
 
 
-def _slots(series: Series, place: np.ndarray, stop: np.ndarray, length: int) -> list[_Slots]:
+def _slots(series: Series, place: np.ndarray, stop: np.ndarray, length: int, repeat: bool) -> list[_Slots]:
     """Return the slots of each kind of images of windows; of chips alone, none where a series has no chips."""
     count = length // HOURLY.steps_per_day + 2
-    chips = Images(series.chips, series.chip_key)
+    origin, first = series.chip_zero[place], stop - length
+    chips, slots_of = Images(series.chips, series.chip_key), _repeated if repeat else _once
     if not series.images:
-        return [_slots_of(chips, series, place, stop, length, count if len(series.chip_key) else 0)]
+        return [slots_of(chips, origin, first, stop, count if len(series.chip_key) else 0)]
     every = (chips, *series.images) if series.chips.shape[1] else series.images
-    return [_slots_of(kind, series, place, stop, length, count) for kind in every]
+    return [slots_of(kind, origin, first, stop, count) for kind in every]
 
 
-def _slots_of(kind: Images, series: Series, place: np.ndarray, stop: np.ndarray, length: int, count: int) -> _Slots:
-    """Return the slots (B, count) of the images of one kind."""
+def _once(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int) -> _Slots:
+    """Return the slots (B, count) of the images of one kind, each image once."""
     pixels, key = kind
     if not count or not len(key):
-        absent = np.zeros((len(stop), count), np.int64)
-        return _Slots(pixels, absent, absent > 0, absent)
-    origin, first = series.chip_zero[place], stop - length
+        return _empty(pixels, len(stop), count)
     latest = np.searchsorted(key, origin + first, side="right") - 1
     index = latest[:, None] + np.arange(count)
     present = (index >= 0) & (index < len(key))
@@ -265,12 +274,35 @@ def _slots_of(kind: Images, series: Series, place: np.ndarray, stop: np.ndarray,
     return _Slots(pixels, index, present, np.maximum(hour - first[:, None], 0))
 
 
-def _packed(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the images (..., K, b, p) of several kinds behind each other, those of one kind unchanged.
+def _repeated(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int) -> _Slots:
+    """Return the slots (B, count) of the images of one kind, the latest one at the same hour of every day."""
+    pixels, key = kind
+    if not count or not len(key):
+        return _empty(pixels, len(stop), count)
+    day = HOURLY.steps_per_day
+    # All images of a place stand at one hour of the day, that of its solar noon.
+    earliest = key[np.searchsorted(key, origin - _ZERO).clip(max=len(key) - 1)] - origin
+    step = ((earliest - first) % day)[:, None] + day * np.arange(count)
+    hour = first[:, None] + step
+    index = np.searchsorted(key, origin[:, None] + hour, side="right") - 1
+    present = (index >= 0) & (hour < stop[:, None])
+    index = np.where(present, index, 0)
+    present &= key[index] - origin[:, None] >= -_ZERO
+    return _Slots(pixels, index, present, step)
 
-    Those of several are flattened, (..., kinds x K, 1, F), NaN from their own number of values on.
+
+def _empty(pixels: np.ndarray, windows: int, count: int) -> _Slots:
+    """Return slots without an image."""
+    absent = np.zeros((windows, count), np.int64)
+    return _Slots(pixels, absent, absent > 0, absent)
+
+
+def _packed(parts: Sequence[np.ndarray], several: bool) -> np.ndarray:
+    """Return the images (..., K, b, p) of chips alone, or those of several kinds behind each other.
+
+    The latter are flattened, (..., kinds x K, 1, F), NaN from their own number of values on.
     """
-    if len(parts) == 1:
+    if not several:
         return parts[0]
     flat = [part.reshape(*part.shape[:-2], 1, part.shape[-2] * part.shape[-1]) for part in parts]
     starts = np.cumsum([0, *(part.shape[-3] for part in flat)])
