@@ -231,6 +231,7 @@ class MixedPredictor(Predictor):
         """
         every = []
         at = 0
+        features = _shared(features)
         for part, own in zip(self.parts, options.members, strict=True):
             size = sum(single.model.embedding_size for single in part.singles)
             given = embeddings[:, at : at + size] if embeddings is not None and size else None
@@ -256,6 +257,21 @@ class MixedPredictor(Predictor):
             shares = [one[DISSIMILARITY] / np.float32(p.threshold) for one, p in zip(every, self.parts, strict=True)]
             arrays[DISSIMILARITY] = np.max(shares, 0)  # NaN where one of them is unknown
         return np.stack([*with_error_models(arrays, names, self.error_models)], -1)
+
+
+def _shared(features: Callable[[FeatureSpec], Block]) -> Callable[[FeatureSpec], Block]:
+    """Return `features` that are not computed again for a member whose inputs are those of the previous one."""
+    known: list[tuple[Mapping[str, Any], Block]] = []
+
+    def block(spec: FeatureSpec) -> Block:
+        # Targets and their scaling are no features.
+        inputs = {name: value for name, value in vars(spec).items() if not name.startswith("target")}
+        if not known or known[0][0] != inputs:
+            known[:] = []  # before the next one takes RAM
+            known.append((inputs, features(spec)))
+        return known[0][1]
+
+    return block
 
 
 def _respiration(outputs: Mapping[str, np.ndarray]) -> np.ndarray:

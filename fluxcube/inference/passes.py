@@ -12,7 +12,7 @@ from fluxcube.inference.devices import on_gpu
 from fluxcube.inference.memory import pass_size, run_pass
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model
-from fluxcube.models.ensemble import Ensemble
+from fluxcube.models.ensemble import Ensemble, takes_table
 from fluxcube.samples.features import Block
 from fluxcube.samples.windows import flatten, gather
 
@@ -77,7 +77,7 @@ def _window_passes(model: Model, block: Block, options: PredictionOptions, keep:
     length, steps = model.context, block.inputs.shape[1]
     place, stop = window_ends(block, length, options, keep)
     series = flatten(_lengthened(block, int(stop.max(initial=0)) - steps))
-    sliding, table = options.stride == 1 and model.sliding_window, _image_table(model)
+    sliding, table = options.stride == 1 and model.sliding_window, takes_table(model)
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
@@ -94,7 +94,7 @@ def _stream_passes(model: Model, block: Block, options: PredictionOptions, keep:
     """
     length = model.context
     place, start, stop = _stream_pieces(block, length, options, keep, on_gpu(model))
-    series, table = flatten(_lengthened(block, int(stop.max(initial=0)) - block.inputs.shape[1])), _image_table(model)
+    series, table = flatten(_lengthened(block, int(stop.max(initial=0)) - block.inputs.shape[1])), takes_table(model)
     size = stop - start
     for steps in np.unique(size).tolist():
         same = np.flatnonzero(size == steps)
@@ -106,11 +106,6 @@ def _stream_passes(model: Model, block: Block, options: PredictionOptions, keep:
             inside = whole | ((first[:, None] == 0) & (step + 1 >= options.min_context))
             inside &= (step >= keep.start) & (step < keep.stop)
             yield p, step, inside, Batch.of(gather(series, p, s, steps, table=table, repeat_images=True))
-
-
-def _image_table(model: Model) -> bool:
-    """Return whether images are passed to a model as a table, which windows share."""
-    return bool(getattr(model, "image_table", False))
 
 
 def _stream_pieces(

@@ -307,6 +307,10 @@ class Model(Protocol):
     @classmethod
     def standardises(cls, config: Config) -> bool: ...  # noqa: D102
 
+    def on_device(self, batch: Batch) -> Batch:
+        """Return a batch where the model computes: tensors on its device for a network."""
+        ...
+
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, n_targets) float32 in scaled units; NaN in the time steps that are not emitted."""
         ...
@@ -416,6 +420,10 @@ class BaseModel:
     def networks(self) -> tuple[nn.Module, ...]:
         """Torch modules of the model."""
         return ()
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Return a batch where the model computes: unchanged for a model that is no network."""
+        return batch
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, n_targets) float32 in scaled units; NaN in the time steps that are not emitted."""

@@ -7,7 +7,6 @@ them. Training can resume after a kill and then grows exactly the trees of an un
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ import numpy as np
 from fluxcube.devices import check_device
 from fluxcube.errors import ConfigError
 from fluxcube.interrupts import Postponed, StopRequested, postponed
-from fluxcube.models.base import Batch, Sizes, split_images
+from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.imagemeans import latest_means
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
 from fluxcube.models.treecheck import checked_trees
@@ -193,6 +193,7 @@ class Boosting(RowModel):
 
     kind = "xgboost"
     averages_chips = True
+    image_table = True
     searchable = True
     uses_weights = True
     length_setting = "config.n_estimators"
@@ -213,9 +214,7 @@ class Boosting(RowModel):
         inputs = np.asarray(batch.inputs, np.float32)
         back = [inputs[:, -1 - lag, self._repeated] for lag in self.config.steps_back]
         one_hot = [np.arange(n) == batch.classes[:, i : i + 1] for i, n in enumerate(self.sizes.classes)]
-        parts = split_images(batch.images, batch.image_step, self.sizes)
-        bands = [kind[0] for kind in self.sizes.image_kinds] if self.sizes.image_bands else [self.sizes.bands]
-        chips = [chip_means(*part, count) for part, count in zip(parts, bands, strict=True)]
+        chips = latest_means(batch, self.sizes)
         return np.concatenate([inputs[:, -1], *back, *chips, batch.numbers, *one_hot], 1, dtype=np.float32)
 
     def fit(
@@ -505,41 +504,6 @@ def _forget_draws(booster) -> None:
     booster.set_param({"tree_method": "approx"})
     booster.save_config()  # configures, which drops the updaters of another method
     booster.set_param({"tree_method": "hist"})
-
-
-def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
-    """Return the mean of each band of a window's latest chip, weighted by inverse distance from the chip's centre.
-
-    Parameters
-    ----------
-    images : (B, K, b, p) float32
-        Images, or bands of one pixel; missing pixels, NaN, do not count. Those that are not square have equal weights.
-    step : (B, K) int64
-        Time step of each chip, or -1.
-    bands : int
-        b.
-
-    Returns
-    -------
-    (B, b) float32
-        NaN where a window has no chip, or a band of it has no valid pixel.
-    """
-    if not images.shape[1] or not bands:
-        return np.full((len(images), bands), np.nan, np.float32)
-    side = math.isqrt(images.shape[-1])
-    offset = np.arange(side) - (side - 1) / 2
-    # The pixel in the middle of an odd number of pixels counts as half a pixel away from the centre.
-    distance = np.maximum(np.hypot(offset[:, None], offset), 0.5).ravel()
-    weight = 1 / distance if side > 1 and side**2 == images.shape[-1] else np.ones(images.shape[-1])
-    latest, windows = np.argmax(step, axis=1), np.arange(len(images))
-    chip = images[windows, latest]
-    mean = chip.astype(np.float64) @ (weight / weight.sum())
-    gaps = ~np.isfinite(mean)
-    if gaps.any():  # else no pixel is missing, and one product is enough
-        valid = np.isfinite(chip[gaps])
-        total = valid @ weight
-        mean[gaps] = np.where(valid, chip[gaps], 0) @ weight / np.where(total > 0, total, np.nan)
-    return np.where(step[windows, latest][:, None] >= 0, mean, np.nan).astype(np.float32)
 
 
 def _chosen(

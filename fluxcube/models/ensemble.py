@@ -84,6 +84,11 @@ class _Members(BaseModel):
         raise ConfigError("an ensemble has no weights of its own: load its members.")
 
 
+def takes_table(model: Model) -> bool:
+    """Return whether a model, or each member of an ensemble, takes a table of images (`Batch.image_row`)."""
+    return all(bool(getattr(one, "image_table", False)) for one in model.members or (model,))
+
+
 class Ensemble(_Members):
     """Mean of the members, with their error estimates and the spread between them.
 
@@ -159,7 +164,7 @@ class Ensemble(_Members):
         uncertainty : bool
             Whether to return all quantities of the members (`predict_all`), or their means (`predict`).
         """
-        parts = self._parts(batch)
+        parts = self._parts(self.members[0].on_device(batch))  # once for all members
         estimates = [member.predict_all(part) if uncertainty else member.predict(part) for member, part in parts]
         if self.floor is not None:
             for one in estimates:

@@ -15,7 +15,6 @@ from fluxcube.samples.images import NO_CHIP, Images
 
 #: Room for one place's hours, negative ones included, in a sorted key (place, hour).
 _SPAN = 4 * NO_CHIP
-#: Position of a place's first hour in that room.
 ZERO = 2 * NO_CHIP
 
 
@@ -115,8 +114,8 @@ def gather(
     stop: np.ndarray,
     length: int,
     *,
-    table: bool = False,
     repeat_images: bool = False,
+    table: bool = False,
 ) -> dict[str, np.ndarray]:
     """Cut windows of `length` time steps that end before step `stop` of a place.
 
@@ -130,12 +129,12 @@ def gather(
         End of the window, exclusive, from 1 to the place's number of time steps. Steps before its first are NaN.
     length : int
         T.
-    table : bool
-        Whether images that several windows show are returned once, for models with `image_table`.
     repeat_images : bool
         Whether the latest image stands at the same hour of every day until a newer one follows, instead of once, and
         none at step 0. What a time step sees then does not depend on where its window begins, as models with streams
         require.
+    table : bool
+        Whether images that several windows show are returned once, for models with `image_table`.
 
     Returns
     -------
@@ -164,11 +163,11 @@ def gather(
     slots = _slots(series, place, stop, length, repeat_images)
     step = np.concatenate([np.where(slot.present, slot.step, -1) for slot in slots], 1)
     if not table:
-        return arrays | {"images": _packed([slot.images() for slot in slots]), "image_step": step}
+        return arrays | {"images": _packed([slot.images() for slot in slots], bool(series.images)), "image_step": step}
     tables, rows = zip(*(slot.table() for slot in slots), strict=True)
     starts = np.cumsum([0, *map(len, tables)])
     row = np.concatenate([own + start for own, start in zip(rows, starts, strict=False)], 1)
-    return arrays | {"images": _packed(tables), "image_step": step, "image_row": row}
+    return arrays | {"images": _packed(tables, bool(series.images)), "image_step": step, "image_row": row}
 
 
 def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> np.ndarray:
@@ -214,7 +213,7 @@ class _Slots(NamedTuple):
     ----------
     pixels : (M, b, p) float32
         Images of all places.
-    image : (B, K) int64
+    chosen : (B, K) int64
         Image of each slot.
     present : (B, K) bool
         Whether the slot has an image.
@@ -223,29 +222,29 @@ class _Slots(NamedTuple):
     """
 
     pixels: np.ndarray
-    image: np.ndarray
+    chosen: np.ndarray
     present: np.ndarray
     step: np.ndarray
 
     def images(self) -> np.ndarray:
         """Return the image of each slot (B, K, b, p), NaN where there is none."""
-        shape = (*self.image.shape, *self.pixels.shape[1:])
+        shape = (*self.chosen.shape, *self.pixels.shape[1:])
         if not self.present.any():
             return np.full(shape, np.nan, np.float32)
-        out = self.pixels.take(self.image.ravel(), axis=0).reshape(shape)
+        out = self.pixels.take(self.chosen.ravel(), axis=0).reshape(shape)
         out[~self.present] = np.nan
         return out
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the distinct images (M, b, p), at least one, and the row of each slot among them (B, K)."""
-        used = self.image[self.present]
+        used = self.chosen[self.present]
         if not used.size:
-            return np.full((1, *self.pixels.shape[1:]), np.nan, np.float32), np.zeros(self.image.shape, np.int64)
+            return np.full((1, *self.pixels.shape[1:]), np.nan, np.float32), np.zeros(self.chosen.shape, np.int64)
         low, high = int(used.min()), int(used.max())
         if high - low < used.size:  # windows of neighbouring time steps: a part of the images, without a copy
-            return self.pixels[low : high + 1], np.where(self.present, self.image - low, 0)
+            return self.pixels[low : high + 1], np.where(self.present, self.chosen - low, 0)
         distinct, of_used = np.unique(used, return_inverse=True)
-        row = np.zeros(self.image.shape, np.int64)
+        row = np.zeros(self.chosen.shape, np.int64)
         row[self.present] = of_used
         return self.pixels[distinct], row
 
@@ -253,20 +252,19 @@ class _Slots(NamedTuple):
 def _slots(series: Series, place: np.ndarray, stop: np.ndarray, length: int, repeat: bool) -> list[_Slots]:
     """Return the slots of each kind of images of windows; of chips alone, none where a series has no chips."""
     count = length // HOURLY.steps_per_day + 2
-    chips = Images(series.chips, series.chip_key)
-    origin, first, slots_of = series.chip_zero[place], stop - length, _repeated if repeat else _slots_of
+    origin, first = series.chip_zero[place], stop - length
+    chips, slots_of = Images(series.chips, series.chip_key), _repeated if repeat else _once
     if not series.images:
         return [slots_of(chips, origin, first, stop, count if len(series.chip_key) else 0)]
     every = (chips, *series.images) if series.chips.shape[1] else series.images
     return [slots_of(kind, origin, first, stop, count) for kind in every]
 
 
-def _slots_of(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int) -> _Slots:
-    """Return the slots (B, count) of the images of one kind."""
+def _once(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int) -> _Slots:
+    """Return the slots (B, count) of the images of one kind, each image once."""
     pixels, key = kind
     if not count or not len(key):
-        absent = np.zeros((len(stop), count), np.int64)
-        return _Slots(pixels, absent, absent > 0, absent)
+        return _empty(pixels, len(stop), count)
     latest = np.searchsorted(key, origin + first, side="right") - 1
     index = latest[:, None] + np.arange(count)
     present = (index >= 0) & (index < len(key))
@@ -277,10 +275,10 @@ def _slots_of(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndar
 
 
 def _repeated(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int) -> _Slots:
-    """Return the slots of images as `_slots_of` does, the latest one at the same hour of every day."""
+    """Return the slots (B, count) of the images of one kind, the latest one at the same hour of every day."""
     pixels, key = kind
     if not count or not len(key):
-        return _slots_of(kind, origin, first, stop, count)
+        return _empty(pixels, len(stop), count)
     day = HOURLY.steps_per_day
     # All images of a place stand at one hour of the day, that of its solar noon.
     earliest = key[np.searchsorted(key, origin - ZERO).clip(max=len(key) - 1)] - origin
@@ -293,12 +291,18 @@ def _repeated(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndar
     return _Slots(pixels, index, present, step)
 
 
-def _packed(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the images (..., K, b, p) of several kinds behind each other, those of one kind unchanged.
+def _empty(pixels: np.ndarray, windows: int, count: int) -> _Slots:
+    """Return slots without an image."""
+    absent = np.zeros((windows, count), np.int64)
+    return _Slots(pixels, absent, absent > 0, absent)
 
-    Those of several are flattened, (..., kinds x K, 1, F), NaN from their own number of values on.
+
+def _packed(parts: Sequence[np.ndarray], several: bool) -> np.ndarray:
+    """Return the images (..., K, b, p) of chips alone, or those of several kinds behind each other.
+
+    The latter are flattened, (..., kinds x K, 1, F), NaN from their own number of values on.
     """
-    if len(parts) == 1:
+    if not several:
         return parts[0]
     flat = [part.reshape(*part.shape[:-2], 1, part.shape[-2] * part.shape[-1]) for part in parts]
     starts = np.cumsum([0, *(part.shape[-3] for part in flat)])

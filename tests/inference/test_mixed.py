@@ -19,6 +19,7 @@ from fluxcube.inference.loading import load_model, save_mixed
 from fluxcube.inference.mixed import MixedPredictor, common_split, mix
 from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint, shipped
+from fluxcube.samples.features import cube_block
 from fluxcube.samples.splits import Split
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.training.fit import fit
@@ -243,3 +244,20 @@ def test_members_of_a_shipped_model_have_a_spread_and_refuse_a_standard_deviatio
         predict(members, cube, uncertainty="sd")
     with pytest.raises(ConfigError, match="NEE_std is no flux"):
         upscale(SHIPPED, example_forcing(shape=(2, 2), days=3), targets=["NEE_std"])
+
+
+def test_members_with_the_same_inputs_share_their_features(cube, monkeypatch):
+    one, other = fake(context=5, memory_days=(1,)), fake(context=8, emits=1, bands=("nir",))
+    again = dataclasses.replace(one, digest="c", spec=dataclasses.replace(one.spec, target_mean=(3.0, 4.0)))
+    parts = [dataclasses.replace(part, digest=d) for part, d in zip((one, again, other), "abc", strict=True)]
+    computed, tower = [], cube.isel(site=slice(1))
+
+    def features(spec):
+        computed.append(spec)
+        return cube_block(tower, spec)
+
+    mixed = mix(parts)
+    values = mixed.predict_places(features, mixed.options())
+    assert computed == [one.spec, other.spec]
+    means = [part.predict_places(features, part.options())[..., 0] for part in parts]
+    np.testing.assert_allclose(values[..., 0], np.mean(means, 0), rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.models import checkpoint
+from fluxcube.models import applicability, checkpoint
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Sizes
 from fluxcube.models.simple import SWLinear, SWLinearConfig
@@ -179,3 +179,28 @@ def test_an_ensemble_has_what_its_members_have(tmp_path):
     assert checkpoint.applicability(tmp_path).weight.tolist() == [0.5, 0.5, 0.0]
     checkpoint.save_ensemble(tmp_path, ["seed-0", "seed-2"], about)
     assert checkpoint.applicability(tmp_path) is None
+
+
+@pytest.mark.parametrize("columns", [3, 70])
+def test_days_with_the_same_gaps_are_compared_together_or_alone(monkeypatch, columns):
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(80, columns))
+    centres[rng.random(centres.shape) < 0.1] = np.nan
+    part = Applicability.of([f"c{i}" for i in range(columns)], centres, np.arange(80) % 4, rng.random(columns))
+    days = rng.normal(size=(300, columns))
+    days[:90, 0] = days[90:120, -1] = days[120:160, :2] = days[160] = np.nan
+    days[200:][rng.random((100, columns)) < 0.2] = np.nan
+    found = []
+    for alike in (1, 50, 10**6):
+        monkeypatch.setattr(applicability, "_ALIKE", alike)
+        found.append(part.index(days))
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-6)
+    np.testing.assert_array_equal(found[1], found[2])
+    assert np.flatnonzero(np.isnan(found[0])).tolist() == [160]
+    scaled = (days - part.mean) / part.scale * part.weight
+    near = np.nan_to_num((part.centres - part.mean) / part.scale * part.weight)
+    seen = np.isfinite(scaled)
+    share = (seen * part.weight**2).sum(1) / (part.weight**2).sum()
+    for i in np.flatnonzero(share):
+        apart = np.square((scaled[i] - near)[:, seen[i]]).sum(1).min()
+        assert found[1][i] == pytest.approx(np.sqrt(apart / share[i]) / part.mean_distance, rel=1e-5, abs=1e-6)

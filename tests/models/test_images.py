@@ -10,8 +10,9 @@ import torch
 
 from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch, Sizes, split_images
-from fluxcube.models.boosting import Boosting, BoostingConfig, chip_means
+from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+from fluxcube.models.imagemeans import chip_means
 from fluxcube.models.sliding import predict_sliding
 from fluxcube.samples.features import Block
 from fluxcube.samples.images import NO_CHIP, Images

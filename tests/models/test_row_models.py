@@ -10,7 +10,8 @@ import pytest
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.models import boosting, registry, treedevice
 from fluxcube.models.base import Batch, Model, Sizes
-from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig, chip_means
+from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig
+from fluxcube.models.imagemeans import chip_means
 from fluxcube.models.simple import MeanCycle, MeanCycleConfig, SWLinear, SWLinearConfig
 
 SIZES = Sizes(inputs=3, bands=2, numbers=1, classes=(2,), targets=2)

@@ -9,7 +9,8 @@ import pytest
 
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.base import Batch
-from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig, chip_means
+from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig
+from fluxcube.models.imagemeans import chip_means
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import cube_block
 from fluxcube.samples.towers import cube_spec, load_towers
