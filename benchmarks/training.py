@@ -1,12 +1,18 @@
 """Measure the cost of a training step: RAM by batch and window, supervised hours of both heads, and the loader's share.
 
-    python benchmarks/training.py [--preset small|published] [--batch 128] [--rounds 5] [--device cpu]
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--preset small|published] [--batch 128] [--rounds 5] [--device cpu]
+        [--parts memory,heads,plain]
 
 RAM is the peak of one whole step (forward, backward, AdamW), each setting in a separate process: resident memory
 beyond that of a step of one window (on a GPU, torch's own count). Linear means that twice the number of windows, or
 twice the hours of each, take at most 2.2 times as much. The heads are compared at equal context and batch size, steps
 in turns, best of the rounds. The loader's share is the time for which a step waits for its next batch, prepared as in
 `fit`.
+
+"plain" compares whole steps of the training loop (dropout, forward, backward, clipping, AdamW, reading of the sums)
+with steps of the plain implementation (`naive.py`) with the last head, whose batch size and attention are tuned before:
+supervised hours per second of CPU time on one thread, interleaved, medians of the rounds. Limit: 75 times. The share of
+the batches is that of windows that are cut by NumPy, and by torch out of data on the device.
 """
 
 from __future__ import annotations
@@ -21,6 +27,9 @@ import time
 
 import numpy as np
 import torch
+from forward import compared, cpu, plain, tensors, tuned, unplaced
+from naive import ATTENTION
+from windows import simulate
 
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
@@ -28,7 +37,12 @@ from fluxcube.samples.features import Block, FeatureSpec
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.samples.windows import join
+from fluxcube.training.config import TrainingConfig
+from fluxcube.training.job import Job
+from fluxcube.training.loop import _Run
 from fluxcube.training.loss import squared_error
+from fluxcube.training.parallel import World
+from fluxcube.training.resident import ResidentWindows, on_device
 from fluxcube.variables import BANDS, predictors
 
 COLUMNS, HOURS, SITES = 21, 8760, 4
@@ -159,20 +173,81 @@ def heads(args: argparse.Namespace, data: Towers) -> None:
     print(f"dense over last: {dense / b / (last / a):.1f} times the supervised hours/s, {b / a:.2f} times the step")
 
 
+def against_plain(preset: str, rounds: int) -> None:
+    """Print supervised hours per second of steps of the training loop, and of the plain last head."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = simulate(2, 1, COLUMNS, True)
+    data = dataclasses.replace(data, series=unplaced(data.series))
+    model = EcoPerceiver(config_of(preset, head="dense"), Sizes(inputs=COLUMNS, bands=len(BANDS)))
+    length = model.context
+
+    def windows(size: int) -> Windows:
+        return Windows(data, length=length, batch_size=size, emits=length, limit=100_000)
+
+    ready = {size: windows(size)[0] for size in (8, 16, 32, 64)}
+
+    def plain_step(net: torch.nn.Module, optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:
+        out = net(tensors(arrays))
+        target = torch.from_numpy(arrays["targets"])[:, -1:]
+        optimizer.zero_grad(set_to_none=True)
+        (out - target).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+
+    def trained(net: torch.nn.Module) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        return net.train(), torch.optim.AdamW(net.parameters(), 1e-5, fused=True)
+
+    nets = {a: trained(plain(model, a)) for a in ATTENTION}
+    attention, best = tuned(lambda a: nets[a], lambda pair, n: plain_step(*pair, ready[n]), (8, 16, 32))
+    world = World(torch.device("cpu"))
+
+    def loop(size: int) -> _Run:
+        config = TrainingConfig(batch_size=size, lr=1e-5)
+        job = Job(model=model, windows=windows(size), config=config, world=world, request={"seed": 0})
+        return _Run(job, trained(model)[1])
+
+    def step(run: _Run, arrays: dict[str, np.ndarray]) -> None:
+        run._step(on_device(arrays, world.device))
+        run._read()
+
+    runs = {size: loop(size) for size in (16, 32, 64)}
+    base = f"plain step, last head, batch {best}, {attention}"
+    variants = {base: (lambda: plain_step(*nets[attention], ready[best]), best)}
+    variants |= {
+        f"step of the loop, dense head, batch {n}": (lambda n=n: step(runs[n], ready[n]), n * length) for n in runs
+    }
+    found = compared(variants, base, rounds)
+    for name, (rate, ratio) in found.items():
+        print(f"  {name:<42} {rate:9,.0f} supervised hours/s   x {ratio:6.2f}")
+    seconds = 32 * length / found["step of the loop, dense head, batch 32"][0]
+    for name, batches in (("NumPy", iter(windows(32))), ("data on the device", _resident(windows(32)))):
+        loading = np.median([cpu(lambda: next(batches)) for _ in range(20)])  # noqa: B023
+        print(f"  batches of 32, {name}: {loading * 1e6:,.0f} us, {loading / seconds:.2%} of such a step")
+
+
+def _resident(windows: Windows):
+    return ResidentWindows(windows, torch.device("cpu")).epoch(0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="small", choices=("small", "published"))
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--parts", default="memory,heads,plain")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
         peak(*json.loads(args.peak))
         return
-    linear = memory(args)
-    heads(args, towers())
-    print(f"memory grows linearly: {'yes' if linear else 'NO'}")
+    if "plain" in args.parts:
+        against_plain(args.preset, args.rounds)
+    if "heads" in args.parts:
+        heads(args, towers())
+    if "memory" in args.parts:
+        print(f"memory grows linearly: {'yes' if memory(args) else 'NO'}")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,9 @@ class TrainingConfig:
         Seconds between two saved states; it is also saved after each epoch.
     tensorboard : bool
         Whether event files for TensorBoard are written into the folder of the run, besides log.csv.
+    compile : bool
+        Whether forward and backward passes are compiled by `torch.compile`. A step is then faster, but compilation
+        takes as long as some thousand steps of a small model on a CPU.
 
     References
     ----------
@@ -130,6 +133,7 @@ class TrainingConfig:
     deterministic: bool = False
     checkpoint_seconds: float = 60.0
     tensorboard: bool = False
+    compile: bool = False
 
     def __post_init__(self):
         check_types(self)
@@ -217,9 +221,9 @@ class TrainingConfig:
 
     @property
     def learned(self) -> dict[str, object]:
-        """Settings that determine the weights, without those of logging and saving."""
+        """Settings that determine the weights, except for rounding, without those of logging and saving."""
         settings = dataclasses.asdict(self)
-        left_out = ["checkpoint_seconds", "tensorboard"]
+        left_out = ["checkpoint_seconds", "compile", "tensorboard"]
         # Without these, the request of runs of earlier versions is unchanged.
         left_out += ["val_quality"] if self.val_quality == "measured" else []
         left_out += ["filled_weight"] if self.filled_weight is None else []

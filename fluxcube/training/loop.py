@@ -103,7 +103,7 @@ class _Run:
         self.read_together = _READ_TOGETHER.get(self.world.device.type, 1)
         self.not_finite = torch.zeros((), device=self.world.device)
         self.counters.dropout = GENERATOR
-        self.forward = self.model
+        self.forward = torch.compile(self.model) if self.config.compile else self.model
         self.half = self.config.precision == "bfloat16" or (
             self.config.precision == "auto" and self.world.device.type == "cuda"
         )
@@ -180,6 +180,8 @@ class _Run:
 
     def _step(self, batch: dict[str, Tensor]) -> None:
         """Make one step; without waiting for the device, which skips it if a loss or the gradient is not finite."""
+        # All processes stop after the same step. They wait for each other here, and not in an exchange of the device.
+        self.stopping = bool(self.world.sum([float(bool(self.waiting.number))])[0])
         weight = self._weight(batch)
         self.optimizer.zero_grad(set_to_none=True)
         rows, counters = len(batch["inputs"]), self.counters
@@ -216,12 +218,13 @@ class _Run:
         return Estimates.of(loss, out, part), imbalance.detach()
 
     def _is_due(self, steps: int) -> bool:
-        """Whether the sums of the last steps are read: after as many steps in all processes."""
-        signalled = self.world.size == 1 and bool(self.waiting.number)
-        return len(self.records) >= self.read_together or self.counters.step >= steps or signalled
+        """Whether the sums of the last steps are read: after the same step in all processes."""
+        if self.world.size == 1:  # a signal of this moment
+            self.stopping = bool(self.waiting.number)
+        return len(self.records) >= self.read_together or self.counters.step >= steps or self.stopping
 
     def _read(self) -> None:
-        """Read and count the sums of the last steps (TrainingError if one is not finite); decide whether to stop."""
+        """Read and count the sums of the last steps (TrainingError if one is not finite)."""
         records, self.records = self.records, []
         rows = read_sums(records)
         for record, (*_, bad, bad_gradient) in zip(records, rows, strict=True):
@@ -230,8 +233,7 @@ class _Run:
             if bad_gradient:
                 raise self._error("gradient", record.step, gradient_not_finite(record, self.windows))
         own = [value for loss, imbalance, *_ in rows for value in (loss, imbalance)]
-        *sums, stopping = self.world.sum([*own, float(bool(self.waiting.number))])
-        self.stopping = bool(stopping)  # all processes stop after the same step
+        sums = self.world.sum(own)
         for i, (record, (_, _, weight, *_)) in enumerate(zip(records, rows, strict=True)):
             loss, imbalance = sums[2 * i : 2 * i + 2]
             self.counters.loss += loss

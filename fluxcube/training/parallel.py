@@ -172,12 +172,12 @@ class World:
         flat = torch.cat(
             [p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten() for p in parameters]
         )
-        has = flat.new_tensor([p.grad is not None for p in parameters], dtype=flat.dtype)
-        flat = torch.cat([flat, has, bad.to(flat.dtype)[None]])
+        has = self.sum([float(p.grad is not None) for p in parameters])
+        flat = torch.cat([flat, bad.to(flat.dtype)[None]])
         with _peers():
             distributed.all_reduce(flat)
-        *grads, has, bad = flat.split([*(p.numel() for p in parameters), len(parameters), 1])
-        for parameter, grad, any_has in zip(parameters, grads, has.tolist(), strict=True):
+        *grads, bad = flat.split([*(p.numel() for p in parameters), 1])
+        for parameter, grad, any_has in zip(parameters, grads, has, strict=True):
             parameter.grad = grad.view_as(parameter) if any_has else None
         return bad[0].double()
 

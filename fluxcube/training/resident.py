@@ -70,7 +70,8 @@ class ResidentWindows:
         """Yield the batches of an epoch from one on, as tensors on the device."""
         size = self.windows.batch_size
         ends = self._moved(self.windows.ends(epoch))  # once an epoch
-        for batch in range(first_batch, -(-len(ends) // size)):
+        count = len(ends) // size if self.windows.drop_last else -(-len(ends) // size)
+        for batch in range(first_batch, count):
             yield self._batch(ends[batch * size : (batch + 1) * size]) | self._support(epoch, batch)
 
     def _batch(self, ends: Tensor) -> dict[str, Tensor]:

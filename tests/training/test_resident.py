@@ -63,7 +63,7 @@ def assert_equal_batches(windows, epochs=(0, 1), first=0):
     [
         {"length": 24, "emits": 24, "stride": 12, "partial": True},
         {"length": 24, "emits": 1},
-        {"length": 1},
+        {"length": 1, "drop_last": True},
         {"length": 48, "emits": 7, "stride": 5, "shuffle": False},
         {"length": 60, "emits": 60, "stride": 30, "partial": True, "repeat_images": True},
         {"length": 24, "emits": 24, "partial": True, "rank": 1, "world_size": 2, "limit": 101},
@@ -124,12 +124,12 @@ def test_data_that_are_too_large_stay_in_ram(towers, monkeypatch, caplog):
     assert len(made) == 1 and resident.resident_on(windows, torch.device("cpu")) is None
 
 
-def make_run(towers, *, config=TINY, fused=True, **changes):
+def make_run(towers, *, config=TINY, training=FAST, fused=True, **changes):
     torch.manual_seed(0)
     plan = Plan(None, "ecoperceiver", towers.spec, None, config, FAST, HOURLY.limit(1))
     model = registry.build("ecoperceiver", config, plan.sizes())
     windows = Windows(towers, length=24, emits=24, stride=12, batch_size=8, partial=True)
-    job = Job(model=model, windows=windows, config=FAST, world=CPU, request={"seed": 0}, **changes)
+    job = Job(model=model, windows=windows, config=training, world=CPU, request={"seed": 0}, **changes)
     return _Run(job, torch.optim.AdamW(model.parameters(), 1e-2, fused=fused))
 
 
@@ -210,6 +210,18 @@ def test_a_step_waits_for_nothing(towers, changes):
     assert waits.found == []
     with waits:
         run._read()
+
+
+def test_compilation_is_an_option_that_changes_no_request(towers, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model.forward)
+    plain, run = make_run(towers), make_run(towers, training=dataclasses.replace(FAST, compile=True))
+    assert compiled == [run.model]
+    for one in (plain, run):
+        one.epoch()
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[name], value), name
+    assert dataclasses.replace(FAST, compile=True).learned == FAST.learned
 
 
 def test_a_state_with_another_generator_is_refused_by_name(tmp_path):
