@@ -50,6 +50,15 @@ _SENT = 10 * 2**20
 #: Dask keeps its last 1,000 messages for developers, with the graph of a task in each: the RAM of this process would
 #: grow with the first 1,000 regions.
 _SHORT_LOGS = {"distributed.admin.low-level-log-length": 10}
+#: Settings of Dask for worker processes of this machine, as environment variables. By default a worker wakes up 160
+#: times a second, to sample what its task is doing (for the dashboard), and to measure its delays, load and RAM: up to
+#: a fifth of the time of its task. Its RAM is still measured, less often.
+_QUIET = {
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "500ms",
+}
 #: Bytes of RAM that a worker needs before it reads anything: Python, NumPy, Dask and torch.
 BASE_BYTES = 600 * 2**20
 
@@ -364,7 +373,7 @@ def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
 
     memory_limit = int(0.9 * MEMORY_LIMIT / count)
     with (
-        dask.config.set({"distributed.scheduler.worker-ttl": _HUNG}),
+        dask.config.set({"distributed.scheduler.worker-ttl": _HUNG, "distributed.admin.tick.interval": "1s"}),
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster,
     ):
         command = [
@@ -381,7 +390,7 @@ def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
             str(int(_START)),
         ]
         log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
-        environment = allocator_environment(child_environment())
+        environment = allocator_environment(_QUIET | child_environment())
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )

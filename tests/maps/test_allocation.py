@@ -108,10 +108,22 @@ def test_dask_workers_of_this_machine_receive_the_settings(monkeypatch):
         raise Started
 
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "3s")
     monkeypatch.setattr(workers.subprocess, "Popen", start)
     with pytest.raises(Started), workers.workers_for("processes", 1, 1, 0, None):
         pass
     assert seen["MALLOC_TRIM_THRESHOLD_"] != DASK["MALLOC_TRIM_THRESHOLD_"]
+    assert seen["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] == "False"  # a setting that Dask knows, as the others
+    assert seen["DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL"] == "3s"  # the user's
+
+
+@pytest.mark.parametrize("name", workers._QUIET)
+def test_settings_for_dask_are_known_to_it(name):
+    pytest.importorskip("distributed")
+    import dask
+
+    key = name.removeprefix("DASK_").lower().replace("__", ".")
+    assert dask.config.get(key, None) is not None
 
 
 def test_a_process_is_prepared_once(monkeypatch):
