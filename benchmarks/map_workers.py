@@ -90,7 +90,7 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Client | None
     "before": lambda: theirs(MALLOC_TRIM_THRESHOLD_="65537"),
     "ours": ours,
     "another's": theirs,
-    "quiet": lambda: theirs(**workers._QUIET),
+    "quiet": lambda: theirs(**workers._worker_environment({})),
 }
 
 

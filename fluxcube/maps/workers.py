@@ -50,14 +50,14 @@ _SENT = 10 * 2**20
 #: Dask keeps its last 1,000 messages for developers, with the graph of a task in each: the RAM of this process would
 #: grow with the first 1,000 regions.
 _SHORT_LOGS = {"distributed.admin.low-level-log-length": 10}
-#: Settings of Dask for worker processes of this machine, as environment variables. By default a worker wakes up 160
-#: times a second, to sample what its task is doing (for the dashboard), and to measure its delays, load and RAM: up to
-#: a fifth of the time of its task. Its RAM is still measured, less often.
-_QUIET = {
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
-    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "500ms",
+#: Settings of Dask for worker processes of this machine: Dask's default, and ours where the user has not changed it. By
+#: default a worker wakes up 160 times a second, to sample what its task is doing (for the dashboard), and to measure
+#: its delays, load and RAM: up to a fifth of the time of its task. Its RAM is still measured, less often.
+_QUIET: dict[str, tuple[object, str]] = {
+    "distributed.worker.profile.enabled": (True, "False"),
+    "distributed.admin.tick.interval": ("20ms", "1s"),
+    "distributed.admin.system-monitor.interval": ("500ms", "5s"),
+    "distributed.worker.memory.monitor-interval": ("100ms", "500ms"),
 }
 #: Bytes of RAM that a worker needs before it reads anything: Python, NumPy, Dask and torch.
 BASE_BYTES = 600 * 2**20
@@ -390,7 +390,7 @@ def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
             str(int(_START)),
         ]
         log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
-        environment = allocator_environment(_QUIET | child_environment())
+        environment = _worker_environment(child_environment())
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )
@@ -404,6 +404,17 @@ def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
         finally:
             process.kill()  # its children end with it
             process.wait()
+
+
+def _worker_environment(environ: dict[str, str]) -> dict[str, str]:
+    """Return an environment for `dask worker` with our settings of Dask and of malloc, where the user has none."""
+    quiet = {
+        f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": ours
+        for key, (default, ours) in _QUIET.items()
+        if dask.config.get(key, default) == default
+    }
+    before_start = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    return {**quiet, **allocator_environment(environ, before_start)}
 
 
 def _connected(address: str, patience: float) -> Client:

@@ -117,13 +117,18 @@ def test_dask_workers_of_this_machine_receive_the_settings(monkeypatch):
     assert seen["DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL"] == "3s"  # the user's
 
 
-@pytest.mark.parametrize("name", workers._QUIET)
-def test_settings_for_dask_are_known_to_it(name):
+def test_settings_in_the_users_files_of_dask_stay():
+    dask = pytest.importorskip("dask")
     pytest.importorskip("distributed")
-    import dask
-
-    key = name.removeprefix("DASK_").lower().replace("__", ".")
-    assert dask.config.get(key, None) is not None
+    every = workers._worker_environment({})
+    assert len(every) == len(workers._QUIET) + 2  # each is a setting that this version of Dask has
+    assert every["DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL"] == "500ms"
+    name, trim = "distributed.admin.tick.interval", "distributed.nanny.pre-spawn-environ"
+    with dask.config.set({name: "5s"}):
+        assert "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL" not in workers._worker_environment({})
+    for value in ({"MALLOC_TRIM_THRESHOLD_": 100_000}, {"MALLOC_TRIM_THRESHOLD_": None}):
+        with dask.config.set({trim: value}):
+            assert "MALLOC_TRIM_THRESHOLD_" not in workers._worker_environment({})
 
 
 def test_a_process_is_prepared_once(monkeypatch):
