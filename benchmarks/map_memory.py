@@ -1,11 +1,12 @@
 """Measure the RAM of the client and of each worker while a map of many cells is computed, as a curve.
 
-    OMP_NUM_THREADS=1 python benchmarks/map_memory.py FOLDER [--side 100] [--days 365] [--workers 2]
+    OMP_NUM_THREADS=1 python benchmarks/map_memory.py FOLDER [--side 100] [--days 365] [--workers 2] [--demo DEMO]
 
 A small XGBoost model (20 trees, three predictors, simulated towers) is trained, a forcing of ``side`` x ``side`` cells
 is written, and a map of NEE is computed from it by worker processes. Every second, the resident set of this process, of
 the parent of the workers and of each worker is sampled. FOLDER receives the samples (`map_memory.csv`) and a picture of
-them (`map_memory.png`). Memory is flat if the last third of the run needs as much as the second.
+them (`map_memory.png`). With the folder of a finished demo, its EcoPerceiver is mapped from its forcing instead, in
+pieces of ten days, --days long. Memory is flat if the last third of the run needs as much as the second.
 """
 
 from __future__ import annotations
@@ -111,11 +112,27 @@ def forcing(side: int, days: int) -> xr.Dataset:
     return xr.Dataset(arrays, coords, {"kind": "forcing", "clock": "solar"})
 
 
-def sample(folder: Path, side: int, days: int, workers: int) -> Sampler:
-    """Compute the map, and return the samples taken meanwhile."""
+def simulated(folder: Path, side: int, days: int) -> xr.Dataset:
+    """Return lazy maps of a small XGBoost model."""
     run = model(folder)
     store = fc.write_forcing(forcing(side, days), folder / "forcing.zarr", overwrite=True)
-    maps = fc.upscale(run, fc.open_forcing(store), applicability=False)
+    return fc.upscale(run, fc.open_forcing(store), applicability=False)
+
+
+def of_demo(folder: Path, demo: Path, days: int) -> xr.Dataset:
+    """Return lazy maps of the demo's EcoPerceiver."""
+    from fluxcube.demo import STRIDE, _forcing
+    from fluxcube.simulation import Planet
+
+    planet, store = Planet(), folder / "forcing.zarr"
+    fc.write_forcing(_forcing(demo / "raw", planet), store, overwrite=True)
+    period = slice(planet.period[0], planet.period[0] + 24 * days * HOUR - HOUR)
+    run = demo / "runs" / "ecoperceiver"
+    return fc.upscale(run, fc.open_forcing(store), time=period, stride=STRIDE, time_chunk=240)
+
+
+def sample(folder: Path, maps: xr.Dataset, workers: int) -> Sampler:
+    """Compute maps, and return the samples taken meanwhile."""
     sampler = Sampler()
 
     def progress(done: int, total: int, text: str) -> None:
@@ -180,15 +197,17 @@ def save(columns: dict[str, np.ndarray], folder: Path, title: str) -> None:
     figure.savefig(folder / "map_memory.png", dpi=90)
 
 
-def main(folder: Path, side: int, days: int, workers: int) -> None:
+def main(folder: Path, side: int, days: int, workers: int, demo: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    sampler = sample(folder, side, days, workers)
+    maps = simulated(folder, side, days) if demo is None else of_demo(folder, demo, days)
+    cells, name = maps.latitude.size * maps.longitude.size, "XGBoost" if demo is None else "EcoPerceiver"
+    sampler = sample(folder, maps, workers)
     columns = lines(sampler)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(one.ru_utime + one.ru_stime for one in used)
-    print(f"{side**2:,} cells, {24 * days:,} hours: {columns['seconds'][-1]:.0f} s wall, CPU with training {cpu:.0f} s")
+    print(f"{cells:,} cells, {24 * days:,} hours: {columns['seconds'][-1]:.0f} s wall, CPU with training {cpu:.0f} s")
     report(columns)
-    save(columns, folder, f"NEE of {side**2:,} cells and {24 * days:,} hours, XGBoost, {workers} worker processes")
+    save(columns, folder, f"{name}, {cells:,} cells and {24 * days:,} hours, {workers} worker processes")
 
 
 if __name__ == "__main__":
@@ -197,5 +216,6 @@ if __name__ == "__main__":
     parser.add_argument("--side", type=int, default=100)
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--demo", type=Path)
     arguments = parser.parse_args()
-    main(arguments.folder, arguments.side, arguments.days, arguments.workers)
+    main(arguments.folder, arguments.side, arguments.days, arguments.workers, arguments.demo)

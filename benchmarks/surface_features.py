@@ -16,17 +16,20 @@ import time
 import numpy as np
 
 from fluxcube.samples.features import FeatureSpec, make_block
-from fluxcube.samples.surface import DEFAULT_COLUMNS, DEFAULT_STATIC, STATISTICS, SurfaceRecord, static_feature
+from fluxcube.samples.surface import DEFAULT_COLUMNS, STATISTICS, SurfaceRecord, static_feature
 from fluxcube.variables import SURFACE_BANDS
 
 PREDICTORS = ("DOY", "TOD", "TA", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS", "SW_IN_POT")
+
+#: Long-term statistics of surface reflectance, as static inputs.
+PERCENTILES = ("NDVI_P10", "NDVI_P50", "NDVI_P90", "NIRv_P10", "NIRv_P50", "NIRv_P90")
 
 
 def record(places: int, days: int, rng: np.random.Generator) -> SurfaceRecord:
     """Return random reflectance from 96 days before the year on, and a random climatology."""
     values = rng.uniform(0.02, 0.5, (places, days + 96, 9)).astype(np.float32)
     values[rng.random(values.shape[:2]) > 1 / 3] = np.nan
-    features = tuple(dict.fromkeys(pair[0] for name in DEFAULT_STATIC if (pair := static_feature(name))))
+    features = tuple(dict.fromkeys(pair[0] for name in PERCENTILES if (pair := static_feature(name))))
     climatology = rng.uniform(0, 0.6, (places, len(STATISTICS), len(features))).astype(np.float32)
     dates = np.datetime64("2015-01-01") - 96 + np.arange(days + 96)
     return SurfaceRecord(values, dates, SURFACE_BANDS[:9], climatology, features)
@@ -51,7 +54,7 @@ def main(places: int, days: int, rounds: int) -> None:
     surface = record(places, days, rng)
     weather = FeatureSpec(predictors=PREDICTORS, static=("latitude",))
     means = dataclasses.replace(weather, memory_days=(1, 7, 30))
-    extra = {"surface": DEFAULT_COLUMNS, "static": ("latitude", *DEFAULT_STATIC)}
+    extra = {"surface": DEFAULT_COLUMNS, "static": ("latitude", *PERCENTILES)}
     tokens = {"bands": SURFACE_BANDS[:7], "pixels": 1}
     print(f"{places} places, {days} days, {len(PREDICTORS)} predictors; CPU time, best of {rounds}")
     for label, spec in (

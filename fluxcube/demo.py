@@ -320,7 +320,8 @@ def _upscale(
     stride = STRIDE if name in ("ecoperceiver", MIXED) else None
     members = [others[member] for member in MEMBERS] if name == MIXED else None
     maps = upscale(model, forcing, time=period, stride=stride, member_maps=members)
-    return open_maps(write_maps(maps, store, progress=progress))
+    # Reading the maps of members takes a second, less than processes take to start.
+    return open_maps(write_maps(maps, store, scheduler="threads" if members else None, progress=progress))
 
 
 def _skill(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:

@@ -23,7 +23,7 @@ _KEPT = 256 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def allocator_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def allocator_environment(environ: Mapping[str, str], nanny: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return an environment in which new processes keep freed memory, unless it has settings for that already.
 
     Parameters
@@ -31,6 +31,8 @@ def allocator_environment(environ: Mapping[str, str]) -> dict[str, str]:
     environ : mapping of str to str
         Environment of the process that starts others. Dask's nanny keeps a value that it finds there. Dask's own
         default is replaced.
+    nanny : mapping, optional
+        What Dask's nanny is configured to set, ``distributed.nanny.pre-spawn-environ``.
 
     Returns
     -------
@@ -44,7 +46,7 @@ def allocator_environment(environ: Mapping[str, str]) -> dict[str, str]:
     >>> allocator_environment({"MALLOC_TRIM_THRESHOLD_": "1000000"})
     {'MALLOC_TRIM_THRESHOLD_': '1000000'}
     """
-    if _has_own_settings(environ):
+    if _has_own_settings(environ) or (nanny and str(nanny.get(_TRIM)) != _DASK):
         return dict(environ)
     return {**environ, _TRIM: str(_KEPT), _MMAP: str(_LARGEST)}
 

@@ -7,11 +7,23 @@ import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import dask.config
+
 from fluxcube.devices import VISIBLE
 from fluxcube.maps.allocation import allocator_environment
 from fluxcube.processes import child_command, child_environment
 
 logger = logging.getLogger(__name__)
+
+#: Settings of Dask for worker processes of this machine: Dask's default, and ours where the user has not changed it. By
+#: default a worker wakes up 160 times a second, to sample what its task is doing (for the dashboard), and to measure
+#: its delays, load and RAM: up to a fifth of the time of its task. Its RAM is still measured, less often.
+_QUIET: dict[str, tuple[object, str]] = {
+    "distributed.worker.profile.enabled": (True, "False"),
+    "distributed.admin.tick.interval": ("20ms", "1s"),
+    "distributed.admin.system-monitor.interval": ("500ms", "5s"),
+    "distributed.worker.memory.monitor-interval": ("100ms", "500ms"),
+}
 
 
 class Team(NamedTuple):
@@ -69,10 +81,21 @@ def start_team(team: Team, address: str, memory_limit: int, patience: float) -> 
         str(int(patience)),
     ]
     log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
-    environment = allocator_environment(child_environment()) | ({VISIBLE: team.card} if team.card else {})
+    environment = _worker_environment(child_environment()) | ({VISIBLE: team.card} if team.card else {})
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
     )
+
+
+def _worker_environment(environ: dict[str, str]) -> dict[str, str]:
+    """Return an environment for `dask worker` with our settings of Dask and of malloc, where the user has none."""
+    quiet = {
+        f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": ours
+        for key, (default, ours) in _QUIET.items()
+        if dask.config.get(key, default) == default
+    }
+    before_start = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    return {**quiet, **allocator_environment(environ, before_start)}
 
 
 def text_of(teams: Sequence[Team], memory_limit: int) -> str:

@@ -381,7 +381,7 @@ def _processes(count: int, cards: Sequence[str] = ()) -> Iterator[tuple[Client, 
     teams = make_teams(count, cards)
     memory_limit = int(0.9 * MEMORY_LIMIT / sum(team.processes for team in teams))
     with (
-        dask.config.set({"distributed.scheduler.worker-ttl": _HUNG}),
+        dask.config.set({"distributed.scheduler.worker-ttl": _HUNG, "distributed.admin.tick.interval": "1s"}),
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster,
     ):
         processes = [start_team(team, cluster.scheduler_address, memory_limit, _START) for team in teams]

@@ -108,10 +108,27 @@ def test_dask_workers_of_this_machine_receive_the_settings(monkeypatch):
         raise Started
 
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "3s")
     monkeypatch.setattr(workers.subprocess, "Popen", start)
     with pytest.raises(Started), workers.workers_for("processes", 1, 1, 0, None):
         pass
     assert seen["MALLOC_TRIM_THRESHOLD_"] != DASK["MALLOC_TRIM_THRESHOLD_"]
+    assert seen["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] == "False"  # a setting that Dask knows, as the others
+    assert seen["DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL"] == "3s"  # the user's
+
+
+def test_settings_in_the_users_files_of_dask_stay():
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("distributed")
+    every = teams._worker_environment({})
+    assert len(every) == len(teams._QUIET) + 2  # each is a setting that this version of Dask has
+    assert every["DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL"] == "500ms"
+    name, trim = "distributed.admin.tick.interval", "distributed.nanny.pre-spawn-environ"
+    with dask.config.set({name: "5s"}):
+        assert "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL" not in teams._worker_environment({})
+    for value in ({"MALLOC_TRIM_THRESHOLD_": 100_000}, {"MALLOC_TRIM_THRESHOLD_": None}):
+        with dask.config.set({trim: value}):
+            assert "MALLOC_TRIM_THRESHOLD_" not in teams._worker_environment({})
 
 
 def test_a_process_is_prepared_once(monkeypatch):
