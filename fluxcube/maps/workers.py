@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import queue
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -20,7 +21,6 @@ import dask.config
 from dask.system import CPU_COUNT
 
 from fluxcube.errors import ConfigError, StoreError
-from fluxcube.maps.regions import RegionResult
 from fluxcube.processes import child_command, child_environment
 from fluxcube.stores.resumable import Place, is_readable
 
@@ -72,8 +72,8 @@ class TaskFuture(Protocol):
         """Return the error of the task, None if it ended without one."""
         ...
 
-    def result(self) -> RegionResult:
-        """Return what the task of the region returned."""
+    def result(self) -> Any:
+        """Return what the task returned."""
         ...
 
 
@@ -95,7 +95,7 @@ class Workers(Protocol):
         """Return the maximum number of tasks that run or wait at once."""
         ...
 
-    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
+    def submit(self, task: Callable[[], object]) -> TaskFuture:
         """Start a task."""
         ...
 
@@ -115,7 +115,7 @@ class Threads:
         """Return the maximum number of tasks that run or wait at once."""
         return self.threads
 
-    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
+    def submit(self, task: Callable[[], object]) -> TaskFuture:
         """Start a task."""
         return self._pool.submit(task)
 
@@ -160,7 +160,7 @@ class Cluster:
         self._count_threads()
         return _AHEAD * max(1, self.threads)
 
-    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
+    def submit(self, task: Callable[[], object]) -> TaskFuture:
         """Start a task."""
         self._count += 1
         try:
@@ -264,6 +264,7 @@ def workers_for(
     path: Place,
     sent_bytes: Callable[[], int] = lambda: 0,
     patience: float | None = None,
+    inputs: Callable[[], Sequence[str]] = tuple,
 ) -> Iterator[Workers]:
     """Yield the workers that compute regions, and stop them at the end.
 
@@ -283,6 +284,8 @@ def workers_for(
         Returns the number of bytes that would be sent to a process with each task; called if processes are an option.
     patience : float, optional
         As in `fluxcube.write_maps`.
+    inputs : callable
+        Returns the paths that tasks read, which all workers of a cluster must find; called for a cluster.
 
     Yields
     ------
@@ -315,7 +318,7 @@ def workers_for(
         elif isinstance(client, str):
             client = stack.enter_context(_connected(client, start))
         cluster = Cluster(client, text, parent, _PATIENCE if patience is None else patience)
-        _check_cluster(cluster, start, path, task_bytes)
+        _check_cluster(cluster, start, path, task_bytes, inputs() if parent is None else ())
         yield cluster
 
 
@@ -464,30 +467,42 @@ def _address(client: Client) -> str:
     return str(client.scheduler.address) if client.scheduler is not None else "that is closed"
 
 
-def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: int) -> None:
-    """Raise an error, before the first task, if no worker comes, or one lacks fluxcube, access to the store or RAM."""
+def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: int, inputs: Sequence[str] = ()) -> None:
+    """Raise an error, before the first task, if no worker comes, or one lacks fluxcube, access to files, or RAM."""
     from fluxcube import __version__
 
     _wait_for_worker(cluster, patience)
     client = cluster.client
-    for worker, state in sorted(client.run(_worker_state, path, on_error="return").items()):
+    for worker, state in sorted(client.run(_worker_state, path, tuple(inputs), on_error="return").items()):
         if isinstance(state, (ImportError, AttributeError)):
             raise StoreError(f"worker {worker} cannot import this fluxcube ({state}): install the same there.")
         if isinstance(state, StoreError):  # no credentials there, or no network
             raise StoreError(f"worker {worker}: {state}")
         if isinstance(state, BaseException):  # it died: others may be connected, or follow
             continue
-        version, sees, limit = state
+        version, sees, limit, unseen = state
         if version != __version__:
             raise StoreError(f"worker {worker} has fluxcube {version}, this process {__version__}: install the same.")
         if not sees:
             raise StoreError(f"worker {worker} cannot read {path}: write to a folder or bucket that all workers share.")
+        if unseen:
+            raise StoreError(
+                f"worker {worker} on the host {unseen[0]} cannot find {unseen[1]}, which the maps are computed from: "
+                "make the same path available on all hosts, or read it from a bucket."
+            )
         if limit and limit < BASE_BYTES + task_bytes:
             raise _too_large(task_bytes, limit)
 
 
-def _worker_state(path: Place, dask_worker: Worker) -> tuple[str, bool, int]:
-    """Return a worker's version of fluxcube, whether it can read a store, and its memory limit (0: none)."""
+def _worker_state(
+    path: Place, inputs: Sequence[str], dask_worker: Worker
+) -> tuple[str, bool, int, tuple[str, str] | None]:
+    """Return a worker's version of fluxcube, whether it can read a store, and its memory limit (0: none).
+
+    Last comes its host and the first of the inputs that it cannot find, None if it finds all.
+    """
     from fluxcube import __version__
 
-    return __version__, is_readable(path), dask_worker.memory_manager.memory_limit or 0
+    unseen = next((name for name in inputs if not os.path.exists(name)), None)
+    limit = dask_worker.memory_manager.memory_limit or 0
+    return __version__, is_readable(path), limit, None if unseen is None else (socket.gethostname(), unseen)
