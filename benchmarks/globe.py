@@ -169,14 +169,14 @@ def _round(value: float) -> str:
     return f"{value:,.1f}"
 
 
-def reads_part(folder: Path, *, step: float = 4.0, hours: int = 96) -> None:
+def reads_part(folder: Path, *, step: float = 8.0, hours: int = 24) -> None:
     from services.arco import ZarrService, write_arco
 
     write_arco(folder, before=0, hours=hours, after=0, step=step)
-    options = {"allow_missing": True, "time_chunk": 48, "applicability": False}
+    options = {"allow_missing": True, "time_chunk": 24, "applicability": False}
     with ZarrService(folder) as service:
         url, period = f"{service.url}/arco.zarr", ("2019-07-01T00", f"2019-07-{hours // 24:02d}T22")
-        arco = {"time": period, "accumulation": "hour", "igbp": "GRA"}
+        arco = {"time": period, "accumulation": "hour", "igbp": "GRA", "chunks": {"latitude": 4, "longitude": 4}}
 
         def counted(what: str, function: Callable[[], object]) -> object:
             chunks, sent = len(service.chunks()), service.bytes
@@ -196,7 +196,7 @@ def reads_part(folder: Path, *, step: float = 4.0, hours: int = 96) -> None:
         counted("write_forcing", lambda: fc.write_forcing(forcing, folder / "f.zarr", overwrite=True, workers=1))
         copy = folder / "era5.zarr"
         counted("copy_era5", lambda: fc.copy_era5(url, copy, time=period, accumulation="hour", overwrite=True))
-        again = fc.open_forcing(copy, igbp="GRA", time=period)
+        again = fc.open_forcing(copy, igbp="GRA", time=period, chunks=arco["chunks"])
         store = fc.write_forcing(again, folder / "g.zarr", overwrite=True, workers=1)
     plan = fc.plan_maps(MODEL, fc.open_forcing(store), sample_tasks=1, scheduler="threads", **options)
     print(f"  from the forcing store, planned: {plan.amplification:.1f} bytes are read for each byte needed")
