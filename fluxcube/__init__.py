@@ -43,6 +43,7 @@ _PUBLIC = {
     "upscale": "fluxcube.inference.grid",
     "write_maps": "fluxcube.maps.store",
     "open_maps": "fluxcube.maps.store",
+    "plan_maps": "fluxcube.planning.maps",
     "sample_at_sites": "fluxcube.maps.at_sites",
     "totals": "fluxcube.maps.totals",
     "weight_by_wetland": "fluxcube.maps.wetland",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from fluxcube.terminal import (
     Digest,
     Mix,
     Overwrite,
+    Seed,
     bar,
     box,
     line_progress,
@@ -106,7 +107,9 @@ def upscale(
         ),
     ],
     forcing: Era5,
-    out: Annotated[str, typer.Argument(help="Maps to write, e.g. maps.zarr or s3://bucket/maps.zarr.")],
+    out: Annotated[
+        str | None, typer.Argument(help="Maps to write, e.g. maps.zarr or s3://bucket/maps.zarr; not for --plan.")
+    ] = None,
     mix: Mix = None,
     digest: Digest = None,
     modis: Modis = None,
@@ -164,12 +167,25 @@ def upscale(
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue an unfinished store.")] = True,
     overwrite: Overwrite = False,
     check: Check = True,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Report tasks, bytes, hours, cost and RAM from a sample; write no maps.")
+    ] = False,
+    format_: Annotated[str, typer.Option("--format", help="Format of the plan: table or json.")] = "table",
+    sample_tasks: Annotated[int, typer.Option(min=1, help="Number of tasks that a plan computes.")] = 6,
+    seed: Seed = 0,
+    price_gpu: Annotated[float, typer.Option(help="Price of a GPU-hour in a plan, USD.")] = 3.0,
+    price_cpu: Annotated[float, typer.Option(help="Price of a core-hour in a plan, USD.")] = 0.04,
+    cores_per_gpu: Annotated[
+        float, typer.Option(help="Number of cores that one GPU replaces, for a plan that is made on a CPU.")
+    ] = 100.0,
 ) -> None:
     """Map fluxes on a grid, region by region; the same command continues a stopped run.
 
-    For a daily model, hourly forcing is averaged over days of local mean solar time.
+    For a daily model, hourly forcing is averaged over days of local mean solar time. With `--plan`, nothing is written:
+    some tasks are computed into a temporary folder, and all others are estimated from them.
 
-    Example: `fluxcube upscale runs/eco era5.nc maps.zarr --igbp GRA`.
+    Example: `fluxcube upscale runs/eco era5.nc maps.zarr --igbp GRA`, or
+    `fluxcube upscale runs/eco forcing.zarr --plan --workers 64`.
     """
     from fluxcube.cubes.forcing import open_forcing
     from fluxcube.inference.checks import check_values
@@ -177,6 +193,7 @@ def upscale(
     from fluxcube.inference.loading import load_model
     from fluxcube.maps.store import write_maps
 
+    _check_plan(plan, format_, out)
     area = box(bbox)
     model = load_model([run, *(mix or [])], digest=digest, device="cpu")  # here it is only described
     grid = open_forcing(
@@ -191,22 +208,26 @@ def upscale(
         check=check,
     )
     grid = _for_model(grid, model, koppen)
-    maps = upscale_grid(
-        model,
-        grid,
-        targets=target,
-        time=period(time),
-        stride=stride,
-        min_context=min_context,
-        precision=precision,
-        uncertainty=uncertainty,
-        applicability=applicability,
-        allow_missing=allow_missing,
-        allow_other_product=allow_other_product,
-        time_chunk=time_chunk,
-        device=device or "auto",
-        deterministic=deterministic,
-    )
+    options: dict[str, Any] = {
+        "targets": target,
+        "time": period(time),
+        "stride": stride,
+        "min_context": min_context,
+        "precision": precision,
+        "uncertainty": uncertainty,
+        "applicability": applicability,
+        "allow_missing": allow_missing,
+        "allow_other_product": allow_other_product,
+        "time_chunk": time_chunk,
+        "device": device or "auto",
+        "deterministic": deterministic,
+    }
+    if plan or out is None:
+        prices = {"price_gpu": price_gpu, "price_cpu": price_cpu, "cores_per_gpu": cores_per_gpu}
+        options |= {"workers": workers, "sample_tasks": sample_tasks, "seed": seed, **prices}
+        typer.echo(_plan(model, grid, format_, options))
+        return
+    maps = upscale_grid(model, grid, **options)
     check_values(grid)
     with bar("upscale") as progress:
         write_maps(
@@ -224,6 +245,25 @@ def upscale(
         typer.echo(line)
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not contain them: {maps.attrs['masked_predictors']}", err=True)
+
+
+def _check_plan(plan: bool, form: str, out: str | None) -> None:
+    """Raise a ConfigError if the options of a plan do not fit."""
+    if form not in ("table", "json"):
+        raise ConfigError(f"--format: expected table or json, found {form!r}.")
+    if out is None and not plan:
+        raise ConfigError("expected the path of the maps to write after the forcing, or --plan; found neither.")
+
+
+def _plan(model: Predictor, grid: xr.Dataset, form: str, options: dict[str, Any]) -> str:
+    """Return the plan of maps as a table or as JSON."""
+    import json
+
+    from fluxcube.planning.maps import plan_maps
+
+    with bar("plan") as progress:
+        plan = plan_maps(model, grid, progress=progress or line_progress(), **options)
+    return json.dumps(plan.to_dict(), indent=2) if form == "json" else plan.text()
 
 
 def _for_model(grid: xr.Dataset, model: Predictor, koppen: str | None) -> xr.Dataset:

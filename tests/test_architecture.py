@@ -37,7 +37,7 @@ LAYERS = [
     {"demo_fetch"},
     {"demo", "experiments", "terminal"},
     {"recipes", "shipping", "protocol_runs"},
-    {"mapplan"},
+    {"planning"},
     {"catalogfile"},
     {
         "cli_fetch_era5",

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import fluxcube as fc
-from fluxcube import mapplan, recipes
+from fluxcube import recipes
 from fluxcube.errors import ConfigError, UnknownNameError
+from fluxcube.planning import maps as planning
+from fluxcube.planning.sample import MapSample, TaskSample
 from fluxcube.stores.reading import store_attrs
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
@@ -30,6 +32,18 @@ NAMES = (
     "tamrl_daily",
 )
 MODEL = "ecoperceiver-towers"
+MEASURED = TaskSample(
+    place="x",
+    work=(1.0, 6144.0, 192_000.0),
+    land=6144,
+    cpu=8.0,
+    wall=9.0,
+    memory=5 * 10**8,
+    read=10**6,
+    written=10**5,
+    missing=0,
+    gpu=False,
+)
 
 
 def run(name, out, *arguments):
@@ -122,48 +136,21 @@ def test_a_plan_of_a_region_is_made_offline_and_writes_no_data(tmp_path, offline
     assert not list(tmp_path.rglob("*.nc")) and not list(tmp_path.rglob("*.zarr"))
 
 
-def test_a_plan_of_the_globe_has_tasks_bytes_hours_and_cost(out, offline):
-    text = run("global_map_025", out, "--plan", "--set", "price=10")
-    for word in ("tasks: 18,278", "GPU-hours", "CPU core-hours", "10 USD for a GPU-hour", "sample: 14,400", "on disk"):
+@pytest.mark.parametrize("name, tasks", [("global_map_025", "1,406"), ("global_map_005", "27,132")])
+def test_a_plan_of_the_globe_has_tasks_bytes_hours_and_cost(out, offline, monkeypatch, name, tasks):
+    seen = []
+
+    def measure(every, number, seed, **options):
+        seen.append((every.count, number))
+        return MapSample(tasks=(MEASURED,), start_cpu=3.0, start_wall=5.0, parent_cpu=1.0)
+
+    monkeypatch.setattr(planning, "measure_tasks", measure)
+    period = "period=['2018-06-01', '2018-06-01']"
+    text = run(name, out, "--plan", "--set", "price=10", "--set", "sample_tasks=2", "--set", period)
+    for word in (f"{tasks}: ", "GPU-hours", "CPU-hours", "10 USD for a GPU-hour", "on disk", "59.4 GB", "simulated"):
         assert word in text, text
-    assert "59.4 GB" in text and "one GPU is assumed to replace 100 cores" in text
-
-
-def measured(**changes):
-    values = {"cell_hours": 1000, "seconds": 1.0, "bytes": 12_000, "device": "CPU core"}
-    return mapplan.MapSample(**values | changes)
-
-
-def test_a_plan_scales_with_cells_and_hours_and_counts_land_by_tile():
-    coarse = mapplan.plan_maps(measured(), resolution=0.25, hours=8760, price=2.0)
-    fine = mapplan.plan_maps(measured(), resolution=0.05, hours=8760)
-    assert 24 < fine.land_cells / coarse.land_cells < 26 and fine.tasks % 13 == 0
-    assert coarse.bytes == 12 * coarse.land_cells * 8760
-    assert coarse.device_hours == pytest.approx(coarse.land_cells * 8760 / 1000 / 3600)
-    assert coarse.gpu_hours == coarse.device_hours / 100 and coarse.cost == 2 * coarse.gpu_hours
-    on_gpu = mapplan.plan_maps(measured(device="GPU"), resolution=0.25, hours=8760)
-    assert on_gpu.gpu_hours == on_gpu.device_hours and "assumed" not in on_gpu.text()
-
-
-def test_land_is_where_it_is_known_to_be_also_across_the_antimeridian():
-    land = mapplan.land_cells(1.0, (-180.0, -60.0, 180.0, 90.0))
-    places = {(47, 8): True, (-25, 134): True, (0, -30): False, (66, -179): True, (66, 179): True, (-50, 0): False}
-    found = {place: bool(land[90 - place[0] - 1, place[1] + 180]) for place in places}
-    assert found == places and 0.28 < land.mean() < 0.34
-    assert mapplan.land_cells(1.0, (170.0, 60.0, 190.0, 70.0)).sum() > 50
-    assert mapplan.land_cells(1.0, (0.0, -60.0, 360.0, 90.0)).sum() == pytest.approx(land.sum(), abs=3)
-
-
-def test_faults_of_a_plan_are_named():
-    with pytest.raises(ConfigError, match="resolution=0"):
-        mapplan.plan_maps(measured(), resolution=0, hours=1)
-    with pytest.raises(ConfigError, match="no land in the box"):
-        mapplan.plan_maps(measured(), resolution=1.0, hours=1, bbox=(-30.0, -10.0, -20.0, 0.0))
-    with pytest.raises(ConfigError, match="choose a sample with land"):
-        measured(cell_hours=0)
-    for period in (("2019", "2018"), ("x", "y"), ("2018",)):
-        with pytest.raises(ConfigError, match="period: expected the first and the last time"):
-            mapplan.number_of_hours(period)
+    assert seen == [(int(tasks.replace(",", "")), 2)] and "one GPU replaces 100 cores" in text
+    assert not list(out.glob("*.zarr"))
 
 
 def test_faults_of_metadata_and_of_options_are_named(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.maps.inputs import input_paths
 from fluxcube.maps.regions import DIMS, Region, even_chunks, region_tasks, regions, sent_bytes
 from fluxcube.maps.workers import workers_for
 from fluxcube.maps.writer import ProgressReport, RegionWriter
@@ -129,7 +130,10 @@ def write_maps(
         if todo:
             try:
                 sent = functools.partial(_sent_bytes, maps, path, todo)
-                with workers_for(scheduler, workers, cell_steps, task_bytes, path, sent, patience, device) as team:
+                inputs = functools.partial(_inputs, maps, path, todo)
+                with workers_for(
+                    scheduler, workers, cell_steps, task_bytes, path, sent, patience, device, inputs
+                ) as team:
                     report.begin(team.text)
                     RegionWriter(maps, path, team, report).write(todo)
                     used = {DEVICE: ", ".join(team.devices)} if team.devices else {}
@@ -184,13 +188,18 @@ def _sent_bytes(maps: xr.Dataset, path: Place, todo: Sequence[Region]) -> int:
     return sent_bytes(next(region_tasks(maps, path, todo)))
 
 
+def _inputs(maps: xr.Dataset, path: Place, todo: Sequence[Region]) -> tuple[str, ...]:
+    """Return the paths that the task of the first region reads."""
+    return input_paths(next(region_tasks(maps, path, todo)).graph)
+
+
 def _prepare(path: Place, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> bool:
     """Ensure that there is an unfinished store of these maps at `path`; return whether it is new."""
     if _must_replace(path, maps, overwrite, resume):
         remove_old(path)
     if exists(path):
         return False
-    _create(path, maps, count)
+    create_maps(path, maps, count)
     return True
 
 
@@ -231,7 +240,7 @@ def _difference(stored: xr.Dataset, maps: xr.Dataset) -> str | None:
     return None
 
 
-def _create(path: Place, maps: xr.Dataset, count: int) -> None:
+def create_maps(path: Place, maps: xr.Dataset, count: int) -> None:
     """Create the store without values, in one step, so that a kill leaves no half of one."""
     shards = _shards(maps)
     specs = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import queue
 import socket
 import subprocess
@@ -21,7 +22,6 @@ from dask.system import CPU_COUNT
 
 from fluxcube.devices import card_ids, device_name, find_device
 from fluxcube.errors import ConfigError, StoreError
-from fluxcube.maps.regions import RegionResult
 from fluxcube.maps.teams import make_teams, start_team, text_of
 from fluxcube.stores.resumable import Place, is_readable
 
@@ -73,8 +73,8 @@ class TaskFuture(Protocol):
         """Return the error of the task, None if it ended without one."""
         ...
 
-    def result(self) -> RegionResult:
-        """Return what the task of the region returned."""
+    def result(self) -> Any:
+        """Return what the task returned."""
         ...
 
 
@@ -99,7 +99,7 @@ class Workers(Protocol):
         """Return the maximum number of tasks that run or wait at once."""
         ...
 
-    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
+    def submit(self, task: Callable[[], object]) -> TaskFuture:
         """Start a task."""
         ...
 
@@ -122,7 +122,7 @@ class Threads:
         """Return the maximum number of tasks that run or wait at once."""
         return self.threads
 
-    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
+    def submit(self, task: Callable[[], object]) -> TaskFuture:
         """Start a task."""
         return self._pool.submit(task)
 
@@ -168,7 +168,7 @@ class Cluster:
         self._count_threads()
         return _AHEAD * max(1, self.threads)
 
-    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
+    def submit(self, task: Callable[[], object]) -> TaskFuture:
         """Start a task."""
         self._count += 1
         try:
@@ -274,6 +274,7 @@ def workers_for(
     sent_bytes: Callable[[], int] = lambda: 0,
     patience: float | None = None,
     device: str = "cpu",
+    inputs: Callable[[], Sequence[str]] = tuple,
 ) -> Iterator[Workers]:
     """Yield the workers that compute regions, and stop them at the end.
 
@@ -295,6 +296,8 @@ def workers_for(
         As in `fluxcube.write_maps`.
     device : str
         Device of the processes that compute (`fluxcube.devices.check_device`).
+    inputs : callable
+        Returns the paths that tasks read, which all workers of a cluster must find; called for a cluster.
 
     Yields
     ------
@@ -328,7 +331,7 @@ def workers_for(
         elif isinstance(client, str):
             client = stack.enter_context(_connected(client, start))
         cluster = Cluster(client, text, parents, _PATIENCE if patience is None else patience)
-        _check_cluster(cluster, start, path, task_bytes, device)
+        _check_cluster(cluster, start, path, task_bytes, device, () if parents else inputs())
         yield cluster
 
 
@@ -468,16 +471,18 @@ def _address(client: Client) -> str:
     return str(client.scheduler.address) if client.scheduler is not None else "that is closed"
 
 
-def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: int, device: str) -> None:
+def _check_cluster(
+    cluster: Cluster, patience: float, path: Place, task_bytes: int, device: str, inputs: Sequence[str] = ()
+) -> None:
     """Raise an error, before the first task, if no worker comes, or one lacks something that its tasks need.
 
-    These are fluxcube, access to the store, RAM, and the device.
+    These are fluxcube, access to the store and to the inputs, RAM, and the device.
     """
     from fluxcube import __version__
 
     _wait_for_worker(cluster, patience)
     client, devices = cluster.client, {}
-    for worker, state in sorted(client.run(_worker_state, path, device, on_error="return").items()):
+    for worker, state in sorted(client.run(_worker_state, path, tuple(inputs), device, on_error="return").items()):
         if isinstance(state, ConfigError):
             raise ConfigError(f"worker {worker}: {state}")
         if isinstance(state, (ImportError, AttributeError)):
@@ -486,11 +491,16 @@ def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: i
             raise StoreError(f"worker {worker}: {state}")
         if isinstance(state, BaseException):  # it died: others may be connected, or follow
             continue
-        version, sees, limit, devices[worker] = state
+        version, sees, limit, unseen, devices[worker] = state
         if version != __version__:
             raise StoreError(f"worker {worker} has fluxcube {version}, this process {__version__}: install the same.")
         if not sees:
             raise StoreError(f"worker {worker} cannot read {path}: write to a folder or bucket that all workers share.")
+        if unseen:
+            raise StoreError(
+                f"worker {worker} on the host {unseen[0]} cannot find {unseen[1]}, which the maps are computed from: "
+                "make the same path available on all hosts, or read it from a bucket."
+            )
         if limit and limit < BASE_BYTES + task_bytes:
             raise _too_large(task_bytes, limit)
     _check_devices(devices, device)
@@ -508,9 +518,16 @@ def _check_devices(devices: Mapping[str, str], device: str) -> None:
         )
 
 
-def _worker_state(path: Place, device: str, dask_worker: Worker) -> tuple[str, bool, int, str]:
-    """Return a worker's version of fluxcube, whether it can read a store, its memory limit (0: none) and its device."""
+def _worker_state(
+    path: Place, inputs: Sequence[str], device: str, dask_worker: Worker
+) -> tuple[str, bool, int, tuple[str, str] | None, str]:
+    """Return a worker's version of fluxcube, whether it can read a store, and its memory limit (0: none).
+
+    Then follow its host and the first of the inputs that it cannot find, None if it finds all, and its device.
+    """
     from fluxcube import __version__
 
+    unseen = next((name for name in inputs if not os.path.exists(name)), None)
     limit = dask_worker.memory_manager.memory_limit or 0
-    return __version__, is_readable(path), limit, device_name(find_device(device))
+    lacks = None if unseen is None else (socket.gethostname(), unseen)
+    return __version__, is_readable(path), limit, lacks, device_name(find_device(device))

@@ -177,6 +177,11 @@ class _NamedArray(BackendArray):
         self._inner, self._place, self._name = inner, place, name
         self.shape, self.dtype = inner.shape, inner.dtype
 
+    @property
+    def inner(self) -> _Array:
+        """The array below this one, which has the chunks and the path of the store."""
+        return self._inner
+
     def __getitem__(self, key: ExplicitIndexer) -> np.ndarray:
         with damage_named(self._place, f"the array {self._name}"):
             return self._inner[key]

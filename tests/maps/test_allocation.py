@@ -9,7 +9,7 @@ import sys
 import pytest
 from processes import environment
 
-from fluxcube.maps import regions, workers
+from fluxcube.maps import regions, teams, workers
 from fluxcube.maps.allocation import allocator_environment, keep_freed_memory
 
 DASK = {"MALLOC_TRIM_THRESHOLD_": "65536"}  # what Dask's nanny sets before it starts a worker
@@ -109,7 +109,7 @@ def test_dask_workers_of_this_machine_receive_the_settings(monkeypatch):
 
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     monkeypatch.setenv("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "3s")
-    monkeypatch.setattr(workers.subprocess, "Popen", start)
+    monkeypatch.setattr(teams.subprocess, "Popen", start)
     with pytest.raises(Started), workers.workers_for("processes", 1, 1, 0, None):
         pass
     assert seen["MALLOC_TRIM_THRESHOLD_"] != DASK["MALLOC_TRIM_THRESHOLD_"]

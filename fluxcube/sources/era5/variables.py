@@ -169,6 +169,12 @@ def available(files: Files) -> tuple[str, ...]:
     return tuple(name for name in table() if name in derivable)
 
 
+def parameters_read(files: Files, names: Sequence[str]) -> set[str]:
+    """Return the parameters (short names) from which `read_block` computes tower variables."""
+    rules = {name: needs for name, needs, _ in reversed(_RULES) if set(needs) <= set(files.parameters)}
+    return {parameter for name in names for parameter in rules.get(name, ())}
+
+
 def read_block(files: Files, names: Sequence[str], time: slice, rows: slice, cols: slice) -> np.ndarray:
     """Read tower variables of a box.
 

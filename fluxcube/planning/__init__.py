@@ -1,0 +1,1 @@
+"""Plan maps before they are computed: tasks, chunks that are read, RAM, hours and cost, from a measured sample."""
