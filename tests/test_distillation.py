@@ -113,12 +113,14 @@ def test_towers_of_the_teacher_count_as_training_towers_of_the_student(split, la
 
 def test_a_teacher_that_learned_from_held_out_towers_is_refused_by_name(cube, split, teacher, labelled, tmp_path):
     other = Split(train=split.val + split.test, val=(), test=split.train[:2])
-    with pytest.raises(SplitError, match=f"trained on test towers of the student: {', '.join(split.train[:2])}"):
+    with pytest.raises(
+        SplitError, match=f"trained or validated on test towers of the student: {', '.join(split.train[:2])}"
+    ):
         fc.distil(teacher, cube, split=other)
-    with pytest.raises(SplitError, match="trained on test towers"):
+    with pytest.raises(SplitError, match="trained or validated on test towers"):
         fc.fit(labelled, model="sw-linear", split=other, out=tmp_path / "run", bands=())
     validated = Split(train=split.train[1:], val=split.train[:1], test=split.test)
-    with pytest.raises(SplitError, match=f"trained on validation towers of the student: {split.train[0]}"):
+    with pytest.raises(SplitError, match=f"trained or validated on validation towers of the student: {split.train[0]}"):
         fc.distil(teacher, cube, split=validated)
     # The teacher stopped, and was calibrated, by its validation towers: they are no test towers of a student.
     tested = Split(train=split.train, test=split.val)
@@ -267,7 +269,7 @@ def test_a_student_may_be_a_teacher_and_its_own_teacher_counts(cube, split, labe
     again = fc.distil(student, cube)
     assert set(teacher_of(again).training_sites) == set(split.train) and teacher_of(again).sites == few.train
     other = Split(train=few.train, test=(split.train[-1],))
-    with pytest.raises(SplitError, match=f"trained on test towers of the student: {split.train[-1]}"):
+    with pytest.raises(SplitError, match=f"trained or validated on test towers of the student: {split.train[-1]}"):
         fc.distil(student, cube, split=other)
 
 

@@ -92,9 +92,9 @@ class Teacher:
             parts = _LEARNED if part == "test" else _LEARNED[:1]
             if seen := [s for s in sites if self._learned_from(split, part, taught, parts, s)]:
                 raise SplitError(
-                    f"the teacher {self.model_digest[:12]} was trained on {words} of the student: {_names(seen)}. Use "
-                    "a teacher that was trained on the training towers of the student's split, such as by passing the "
-                    "teacher's own split."
+                    f"the teacher {self.model_digest[:12]} was trained or validated on {words} of the student: "
+                    f"{_names(seen)}. Pass the teacher's own split (the default of fluxcube.distil), or a teacher that "
+                    "was trained on the training towers of this split."
                 )
             if labelled := [s for s in sites if share_hours(split, part, own, "train", s)]:
                 raise SplitError(
