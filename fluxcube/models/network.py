@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fluxcube.models.base import BaseModel, Batch, Config
-from fluxcube.models.tensors import from_files, to_files
+from fluxcube.models.tensors import from_files, to_device, to_files
 
 
 class Network(nn.Module, BaseModel):
@@ -64,7 +63,7 @@ class Network(nn.Module, BaseModel):
     def on_device(self, batch: Batch) -> Batch[Tensor]:
         """Return a batch of arrays or tensors as tensors on the model's device."""
         device = next(self.parameters()).device
-        return Batch(*(torch.as_tensor(array, device=device) for array in batch))
+        return Batch(*(to_device(array, device) for array in batch))
 
     def weights(self) -> dict[str, bytes]:
         """Return the weights as one safetensors file."""
