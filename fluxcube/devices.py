@@ -314,6 +314,11 @@ def warn_of_precision(device: str, precision: str) -> None:
     precision : str
         "float32", "tf32" or "bfloat16".
     """
+    if device != "cpu" and precision == "bfloat16":
+        import torch
+
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            log.warning("precision is bfloat16, which %s emulates: pass precision='float32'", device_name(device))
     if device != "cpu" or precision == "float32":
         return
     if precision == "tf32":
@@ -341,7 +346,7 @@ def is_card_failure(error: BaseException) -> bool:
 
 def card_failure(device: str, error: BaseException) -> DeviceError:
     """Return the error of a card that failed, for users."""
-    with contextlib.suppress(RuntimeError):  # a driver that failed may not answer
+    with contextlib.suppress(RuntimeError, AssertionError, ImportError):  # a driver that failed may not answer
         device = device_name(device)
     why = (str(error).splitlines() or [type(error).__name__])[0]
     return DeviceError(
