@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Environment variable that cuBLAS reads before its first product: its workspace, with which it repeats its results.
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+#: Error of a precision above which it is warned of: root mean square difference from float32, in standard deviations of
+#: the fluxes of the training.
+PRECISION_LIMIT = 0.05
+#: Largest error of a precision of each model that this process measured, by the digest of its weights.
+_precision_errors: dict[str, float] = {}
 #: Parts of the messages of errors that mean that memory is exhausted, and that a card or its driver failed.
 _EXHAUSTED = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "HIP error")
@@ -314,6 +319,11 @@ def warn_of_precision(device: str, precision: str) -> None:
     precision : str
         "float32", "tf32" or "bfloat16".
     """
+    if device != "cpu" and precision == "bfloat16":
+        import torch
+
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            log.warning("precision is bfloat16, which %s emulates: pass precision='float32'", device_name(device))
     if device != "cpu" or precision == "float32":
         return
     if precision == "tf32":
@@ -324,6 +334,23 @@ def warn_of_precision(device: str, precision: str) -> None:
             "float32 where it was measured; pass precision='float32'",
             _EMULATED,
         )
+
+
+def record_precision(digest: str, error: float) -> None:
+    """Record the error of a precision of a model that this process measured, by the digest of its weights."""
+    _precision_errors[digest] = max(error, _precision_errors.get(digest, 0.0))
+
+
+def recorded_precision(digests: str) -> float | None:
+    """Return the largest error of a precision that this process recorded of some models; None without a record.
+
+    Parameters
+    ----------
+    digests : str
+        Text that contains the digests of the models, or their first 12 characters.
+    """
+    errors = [error for digest, error in list(_precision_errors.items()) if digest and digest[:12] in digests]
+    return max(errors, default=None)
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -341,7 +368,7 @@ def is_card_failure(error: BaseException) -> bool:
 
 def card_failure(device: str, error: BaseException) -> DeviceError:
     """Return the error of a card that failed, for users."""
-    with contextlib.suppress(RuntimeError):  # a driver that failed may not answer
+    with contextlib.suppress(RuntimeError, AssertionError, ImportError):  # a driver that failed may not answer
         device = device_name(device)
     why = (str(error).splitlines() or [type(error).__name__])[0]
     return DeviceError(

@@ -124,6 +124,8 @@ TRAIN = {
     "overwrite": ("", "--overwrite"),
     "init": None,  # a test of its own
     "drivers": None,  # of cubes with drivers: tests/cubes/test_drivers.py
+    "device": ("", "--device cuda:3"),
+    "deterministic": ("", "--deterministic"),
 }
 
 
@@ -178,7 +180,9 @@ def test_every_option_of_training_changes_what_is_done(planned):
         ("--set training.grad_clip=-1", "grad_clip must be 0 or more"),
         ("--set training.epoch=3", "did you mean 'epochs'"),
         ("--set lr=3", "training.<key>=<value>"),
-        ("--set training.device=gpu", "which torch cannot use here"),
+        ("--set training.device=gpu", "expected 'auto', 'cpu', 'cuda'"),
+        ("--device mps", "Apple's mps is not supported"),
+        ("--model sw-linear --device cuda", "sw-linear is trained on the CPU, not on 'cuda'"),
         ("--model xgboost --set config.subsample=2", "subsample must be above 0 and at most 1"),
         ("--target GPP", "did you mean 'GPP_NT'"),
         ("--target NEE --target NEE", "targets: expected each name once"),
@@ -298,6 +302,7 @@ EVALUATE = {
     "store": None,
     "drivers": None,  # of cubes with drivers: tests/cubes/test_drivers.py
     "protocol": None,  # tests/evaluation/test_protocols.py
+    "device": None,  # changes no score: test_a_device_that_does_not_exist_is_one_line
 }
 
 
@@ -314,6 +319,12 @@ def test_every_option_of_scoring_changes_the_table(done, runs, tmp_path):
     done(f"evaluate line c --against two --out {tmp_path}/table.csv")
     header, row, *_ = (tmp_path / "table.csv").read_text("utf-8").splitlines()
     assert header.startswith("target,units,group,model,n,n_sites,nse") and row.startswith("NEE,umol m-2 s-1,all,line")
+
+
+def test_a_device_that_does_not_exist_is_one_line(call, done, runs):
+    assert done("evaluate line c --device cpu") == done("evaluate line c")
+    status, _, _ = call("evaluate line c --device gpu")
+    assert isinstance(status, str) and status.startswith("fluxcube: device: expected 'auto', 'cpu', 'cuda'")
 
 
 def test_groups_are_combined_with_each_other_and_with_scales(done, call, runs, cube, monkeypatch, tmp_path):

@@ -162,6 +162,8 @@ def test_bfloat16_is_looked_up_in_the_description_of_the_processor(text, found, 
 
 def test_precisions_without_a_gain_on_a_cpu_are_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    devices.warn_of_precision("cuda:0", "bfloat16")
     devices.warn_of_precision("cpu", "bfloat16")
     devices.warn_of_precision("cuda:0", "tf32")
     assert not caplog.text
@@ -169,6 +171,10 @@ def test_precisions_without_a_gain_on_a_cpu_are_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: False)
     devices.warn_of_precision("cpu", "bfloat16")
     assert "only cards have" in caplog.text and "6.6 times as long" in caplog.text
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
+    devices.warn_of_precision("cuda:0", "bfloat16")
+    assert "which an old card emulates" in caplog.text
 
 
 def test_errors_of_memory_and_of_the_driver_are_told_apart():

@@ -6,10 +6,12 @@ A pass that runs out of memory is halved, by windows and then in time, down to o
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -31,8 +33,6 @@ class PassMemory:
 
     Attributes
     ----------
-    turn : Lock
-        Threads that share a card take turns: one computes, the others read and gather.
     limit : int or None
         Maximum number of time steps (windows times their length) of a pass; None if no pass was too large.
     step_bytes : float
@@ -42,7 +42,6 @@ class PassMemory:
     """
 
     def __init__(self) -> None:
-        self.turn = threading.RLock()
         self.limit: int | None = None
         self.step_bytes = 0.0
         self.substitute: Model | None = None
@@ -107,7 +106,7 @@ def run_pass(model: Model, batch: Batch, device: str, call: Call) -> np.ndarray:
     try:
         if not on_gpu(model):
             return _in_parts(known, model, batch, call)
-        with known.turn:
+        with _turn(device_of(model)):
             return _in_parts(known, model, batch, call)
     except _TooSmallError as error:
         name = device_name(device_of(model))
@@ -120,6 +119,12 @@ def run_pass(model: Model, batch: Batch, device: str, call: Call) -> np.ndarray:
     known.substitute = copy.deepcopy(model)
     place(known.substitute, "cpu")
     return call(known.substitute, batch)
+
+
+@functools.cache
+def _turn(device: str) -> AbstractContextManager:
+    """Return the lock of a card: threads that share it take turns, so that one computes and the others gather."""
+    return threading.RLock()
 
 
 class _TooSmallError(Exception):

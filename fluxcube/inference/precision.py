@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 
-from fluxcube.devices import warn_of_precision
+from fluxcube.devices import PRECISION_LIMIT, record_precision, warn_of_precision
 from fluxcube.inference.devices import device_of, matrix_precision
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.passes import predict_scaled
@@ -18,8 +18,6 @@ from fluxcube.samples.features import Block
 
 log = logging.getLogger(__name__)
 
-#: Error above which a precision is warned of: root mean square, in standard deviations of the fluxes of the training.
-LIMIT = 0.05
 #: Numbers of places and of time steps on which a precision is checked.
 _PLACES, _STEPS = 4, 96
 
@@ -32,8 +30,8 @@ def known_error(model: Model, precision: str) -> float | None:
     return _errors.get(model, {}).get((precision, device_of(model)))
 
 
-def check_precision(model: Model, block: Block, options: PredictionOptions, keep: slice) -> None:
-    """Compare a precision with float32 when a model first uses it; warn above `LIMIT`.
+def check_precision(model: Model, block: Block, options: PredictionOptions, keep: slice, digest: str = "") -> None:
+    """Compare a precision with float32 when a model first uses it; warn above `PRECISION_LIMIT`.
 
     Parameters
     ----------
@@ -45,6 +43,8 @@ def check_precision(model: Model, block: Block, options: PredictionOptions, keep
         With the precision.
     keep : slice
         Time steps that are predicted.
+    digest : str
+        Digest of the model, by which the error is recorded for maps.
     """
     if options.precision == "float32" or not model.networks:
         return
@@ -57,7 +57,8 @@ def check_precision(model: Model, block: Block, options: PredictionOptions, keep
             if error is None:  # nothing is observed there
                 return
             known[key] = error
-            level = logging.WARNING if error > LIMIT else logging.INFO
+            record_precision(digest, error)
+            level = logging.WARNING if error > PRECISION_LIMIT else logging.INFO
             log.log(
                 level,
                 "precision %s changes the fluxes by %.4f of their standard deviation (root mean square of the worst "
@@ -65,7 +66,7 @@ def check_precision(model: Model, block: Block, options: PredictionOptions, keep
                 options.precision,
                 error,
                 key[1],
-                f", which is more than {LIMIT}: pass precision='float32'" if error > LIMIT else "",
+                f", which is more than {PRECISION_LIMIT}: pass precision='float32'" if error > PRECISION_LIMIT else "",
             )
 
 

@@ -524,7 +524,7 @@ class Predictor:
             fluxes, derive = out[..., : len(columns)], daily_respiration(self.spec)
             complete = self._with_embeddings(block, embeddings)
             with deterministic(options.deterministic):
-                check_precision(self.model, complete, options, keep)
+                check_precision(self.model, complete, options, keep, self.digest)
                 with matrix_precision(self.model, options.precision):
                     predict_scaled(self.model, complete, options, keep, fluxes, derive)
             self._unscale(fluxes, bool(options.uncertainty))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from fluxcube.devices import recorded_precision
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.maps.allocation import keep_freed_memory
 from fluxcube.stores.identity import DIGESTS, differing_inputs
@@ -106,10 +107,13 @@ class RegionResult(NamedTuple):
         Number of land cells times time steps without a value.
     files : dict of str to (int, str)
         Size and digest of the shards that were written to a bucket; empty on a disk.
+    precision_error : float or None
+        Difference of the precision of the maps from float32, as the process that computed it measured it.
     """
 
     missing: int
     files: Entries
+    precision_error: float | None = None
 
 
 class RegionTask:
@@ -136,6 +140,8 @@ class RegionTask:
     owner : Owner or None
         Process for which the store is written on a disk: the task writes nothing if it lost the lock of the store
         meanwhile.
+    models : str
+        Digests of the model and its members, for maps in a precision below float32; "" for others.
     """
 
     def __init__(
@@ -147,9 +153,10 @@ class RegionTask:
         digest: str,
         inputs: str = "",
         owner: Owner | None = None,
+        models: str = "",
     ):
         self.path, self.region, self.graph, self.keys = path, region, graph, keys
-        self.digest, self.inputs, self.owner = digest, inputs, owner
+        self.digest, self.inputs, self.owner, self.models = digest, inputs, owner, models
 
     def __call__(self) -> RegionResult:
         """Compute the region and write it."""
@@ -164,7 +171,7 @@ class RegionTask:
             array = np.asarray(array, "float32")
             missing = max(missing, self.region.land - int(np.isfinite(array).sum()))
             files |= write_region(self.path, name, self.region.bounds, array, durable=True)
-        return RegionResult(missing, files)
+        return RegionResult(missing, files, recorded_precision(self.models) if self.models else None)
 
     def _check_store(self) -> None:
         """Raise a StoreError if another run replaced the store while this region was computed."""
@@ -232,8 +239,10 @@ def region_tasks(maps: xr.Dataset, path: Place, todo: Iterable[Region]) -> Itera
     whole = HighLevelGraph.merge(*(array.data.dask for array in maps.data_vars.values()))
     digest, inputs = str(maps.attrs.get("model_digest", "")), str(maps.attrs.get(DIGESTS, ""))
     owner = None if isinstance(path, Bucket) else owner_of(path)
+    plain = maps.attrs.get("precision", "float32") == "float32"
+    models = "" if plain else f"{digest} {maps.attrs.get('members', '')}"
     for _, same_time in itertools.groupby(todo, lambda region: region.block[0]):
         row = [(region, {name: (layer, *region.block) for name, layer in names.items()}) for region in same_time]
         graph = dict(whole.cull({key for _, keys in row for key in keys.values()}))
         for region, keys in row:
-            yield RegionTask(path, region, cull(graph, list(keys.values()))[0], keys, digest, inputs, owner)
+            yield RegionTask(path, region, cull(graph, list(keys.values()))[0], keys, digest, inputs, owner, models)

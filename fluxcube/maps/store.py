@@ -135,8 +135,9 @@ def write_maps(
                     scheduler, workers, cell_steps, task_bytes, path, sent, patience, device, inputs
                 ) as team:
                     report.begin(team.text)
-                    RegionWriter(maps, path, team, report).write(todo)
-                    used = {DEVICE: ", ".join(team.devices)} if team.devices else {}
+                    writer = RegionWriter(maps, path, team, report)
+                    writer.write(todo)
+                    used = _used(team.devices, writer.precision_error)
             except ConfigError:  # before the first task: an empty store would block a call with other chunks
                 if is_new:
                     remove_new(path)
@@ -146,6 +147,12 @@ def write_maps(
         counts: dict[str, object] = {f"land_cell_{step}": land, f"missing_cell_{step}": missing, "complete": 1}
         finish_regions(path, lock, counts | used)
     return address(path)[0]
+
+
+def _used(devices: Sequence[str], precision_error: float | None) -> dict[str, object]:
+    """Return attributes that record what computed maps: devices, and the error of a precision below float32."""
+    used: dict[str, object] = {DEVICE: ", ".join(devices)} if devices else {}
+    return used if precision_error is None else used | {"precision_error": round(precision_error, 6)}
 
 
 def open_maps(

@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 
 import xarray as xr
 
+from fluxcube.devices import PRECISION_LIMIT
 from fluxcube.errors import CheckpointError, ConfigError, DeviceError, MissingPackageError, StoreError
 from fluxcube.interrupts import Interrupted, seconds_left
 from fluxcube.maps.regions import Region, RegionResult, RegionTask, region_tasks
@@ -61,6 +62,7 @@ class RegionWriter:
         self.again: deque[RegionTask] = deque()
         self.tries: dict[str, int] = {}
         self.failed: dict[str, tuple[Region, BaseException]] = {}
+        self.precision_error: float | None = None
 
     def write(self, todo: Iterable[Region]) -> None:
         """Write all regions; raise StoreError that names those that could not be written, and why."""
@@ -138,6 +140,7 @@ class RegionWriter:
         return None
 
     def _record(self, region: Region, result: RegionResult) -> None:
+        self._note_precision(result.precision_error)
         try:
             mark_done(self.path, {region.key: result.missing}, {region.key: result.files})
         except StoreError:
@@ -145,6 +148,20 @@ class RegionWriter:
         except OSError as error:
             raise unwritable(self.path, error) from error
         self.report.region_done(region)
+
+    def _note_precision(self, error: float | None) -> None:
+        """Keep the largest error of the precision of the maps, and warn when it first is above the limit."""
+        before = self.precision_error or 0.0
+        if error is not None:
+            self.precision_error = max(error, before)
+        if error is not None and error > PRECISION_LIMIT >= before:
+            logger.warning(
+                "precision %s changes the fluxes by %.4f of their standard deviation, which is more than %s: write the "
+                "maps again with precision='float32'",
+                self.maps.attrs.get("precision"),
+                error,
+                PRECISION_LIMIT,
+            )
 
     def _record_failure(self, task: RegionTask, error: BaseException) -> None:
         """Schedule another attempt for a region, or raise StoreError where that is of no use."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from fluxcube.models.base import BaseModel, Batch, Config
 from fluxcube.models.dropout import DropoutKey
-from fluxcube.models.tensors import from_files, to_files
+from fluxcube.models.tensors import from_files, to_device, to_files
 
 
 class Network(nn.Module, BaseModel):
@@ -67,7 +66,7 @@ class Network(nn.Module, BaseModel):
     def on_device(self, batch: Batch) -> Batch[Tensor]:
         """Return a batch of arrays or tensors as tensors on the model's device."""
         device = next(self.parameters()).device
-        return batch.map(lambda array: torch.as_tensor(array, device=device))
+        return batch.map(lambda array: to_device(array, device))
 
     def weights(self) -> dict[str, bytes]:
         """Return the weights as one safetensors file."""

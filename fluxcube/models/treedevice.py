@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fluxcube.devices import allows_cpu, check_device, needs_card, own_card
-from fluxcube.errors import ConfigError, missing_package
+from fluxcube.devices import allows_cpu, card_failure, check_device, is_exhausted, needs_card, own_card
+from fluxcube.errors import ConfigError, DeviceError, missing_package
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +70,29 @@ def predict_on(device: str, boosters: Sequence[Any], rows: np.ndarray) -> list[n
         Trees of each target.
     rows : (n, F) float32
         NaN is missing.
+
+    Raises
+    ------
+    DeviceError
+        If a card fails, or has not enough memory.
     """
     if device == "cpu":
         return [booster.inplace_predict(rows) for booster in boosters]
-    matrix = xgboost_package().DMatrix(rows)  # one copy for all targets; on a card, arrays in RAM need it
-    for booster in boosters:
-        booster.set_param({"device": device})
-    return [booster.predict(matrix) for booster in boosters]
+    xgboost = xgboost_package()
+    try:
+        matrix = xgboost.DMatrix(rows)  # one copy for all targets; on a card, arrays in RAM need it
+        for booster in boosters:
+            booster.set_param({"device": device})
+        return [booster.predict(matrix) for booster in boosters]
+    except xgboost.core.XGBoostError as error:
+        if is_exhausted(error):
+            raise DeviceError(
+                f"the memory of {device} is too small for {len(rows)} feature rows ({str(error).splitlines()[0]}): end "
+                "other programs that use it, or pass device='cpu'."
+            ) from error
+        if "cuda" in str(error).lower():
+            raise card_failure(device, error) from error
+        raise
 
 
 def xgboost_package() -> Any:

@@ -140,3 +140,21 @@ def test_the_pass_of_a_card_follows_its_free_memory(run, monkeypatch):
     assert memory.pass_size(model, 128, 2048) == 1
     free["bytes"], memory.memory_of(model).limit = 10**9, model.context * 5
     assert memory.pass_size(model, 128, 2048) == 5
+
+
+def test_the_memory_of_a_pass_is_measured(run, cube, monkeypatch):
+    model = dataclasses.replace(load_model(run / "seed-4", device="cpu"), path=None)
+    alone = dataclasses.replace(model, model=copy.deepcopy(model.model))
+    expected = predict(model, cube.isel(site=[0]), stride=24)
+    monkeypatch.setattr(memory, "on_gpu", lambda model: True)
+    allocated = iter([1000, 5000, 1000] + [1000, 1000] * 1000)
+    names = {"reset_peak_memory_stats": None, "memory_reserved": 9000, "mem_get_info": (10**7, 10**8)}
+    for name, value in names.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    for name in ("memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: next(allocated))
+    found = predict(alone, cube.isel(site=[0]), stride=24)
+    np.testing.assert_array_equal(found.NEE, expected.NEE)
+    windows = memory.memory_of(alone.model).step_bytes * alone.model.context
+    assert windows == pytest.approx(4000 / 12)  # of twelve days
+    assert memory.pass_size(alone.model, 128, 10**6) == int(0.5 * (10**7 + 8000) / windows)

@@ -117,17 +117,31 @@ def test_a_precision_is_compared_with_float32_once(run, device, towers, form, ca
     before = torch.backends.cuda.matmul.fp32_precision
     found = predict(model, towers, precision=form)
     error = found.attrs["precision_error"]
-    assert 0 <= error < precision.LIMIT and (error > 0) == (form == "bfloat16" or device == "cuda")
+    assert 0 <= error < precision.PRECISION_LIMIT and (error > 0) == (form == "bfloat16" or device == "cuda")
     assert_close(found, predict(model, towers), limit=0.5)
     assert caplog.text.count("changes the fluxes by") == 1
     assert torch.backends.cuda.matmul.fp32_precision == before
 
 
 def test_a_precision_that_changes_the_fluxes_is_warned_of(run, towers, monkeypatch, caplog):
-    monkeypatch.setattr(precision, "LIMIT", 0.0)
+    monkeypatch.setattr(precision, "PRECISION_LIMIT", 0.0)
     precision._errors.pop(load_model(run).model, None)
     predict(run, towers, precision="bfloat16")
     assert "pass precision='float32'" in caplog.text
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_maps_record_the_error_of_their_precision(run, tmp_path, monkeypatch, caplog, mixed):
+    monkeypatch.setattr("fluxcube.devices._precision_errors", {"another model of this process": 1.0})
+    monkeypatch.setattr("fluxcube.maps.writer.PRECISION_LIMIT", 0.0)
+    monkeypatch.setattr(precision, "_errors", type(precision._errors)())
+    forcing = example_forcing(shape=(2, 3), days=4).chunk(latitude=1)
+    model = [run / "seed-4", run / "seed-5"] if mixed else run
+    path = write_maps(upscale(model, forcing, precision="bfloat16"), tmp_path / "maps.zarr", workers=1)
+    assert 0 < open_maps(path).attrs["precision_error"] < precision.PRECISION_LIMIT
+    assert caplog.text.count("write the maps again with precision='float32'") <= 2
+    plain = write_maps(upscale(model, forcing), tmp_path / "plain.zarr", workers=1)
+    assert "precision_error" not in open_maps(plain).attrs
 
 
 def test_precisions_that_do_not_exist_are_refused(run, towers):

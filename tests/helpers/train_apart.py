@@ -26,6 +26,8 @@ SHARED = {
         FAST, effective_batch=32, batch_size=8, windows_per_epoch=90, ema=0.9, patience=3, keep="last", device="cpu"
     ),
 }
+#: The same on a card that the processes share.
+CARD = SHARED | {"training": dataclasses.replace(SHARED["training"], device="cuda:0", precision="float32")}
 
 
 def main(what: str, out: str, at: int) -> None:
@@ -38,7 +40,7 @@ def main(what: str, out: str, at: int) -> None:
         if what == "killed" and steps == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    eco(small_cube(), out, **{"killed": KILLED, "shared": SHARED}[what], progress=progress)
+    eco(small_cube(), out, **{"killed": KILLED, "shared": SHARED, "card": CARD}[what], progress=progress)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fluxcube.errors import ConfigError, UnknownNameError
+from fluxcube.errors import ConfigError, DeviceError, UnknownNameError
 from fluxcube.models import boosting, registry, treedevice
 from fluxcube.models.base import Batch, Model, Sizes
 from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig
@@ -340,3 +340,64 @@ def test_all_models_keep_one_protocol():
         assert model.n_targets == 2 and 1 <= model.emits <= model.context
     with pytest.raises(UnknownNameError, match="did you mean 'xgboost'"):
         registry.build("xgbost", {}, SIZES)
+
+
+def test_trees_fall_back_to_the_cpu_with_a_message_where_xgboost_is_built_for_it(monkeypatch, caplog):
+    import xgboost
+
+    treedevice._warn.cache_clear()
+    model = Boosting(BoostingConfig(n_estimators=2), SIZES)
+    monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_CUDA": False})
+    assert model.device_for("auto") == "cpu" and not model.can_use_cards() and not caplog.text
+    assert model.device_for("cuda") == model.device_for("cuda:1") == "cpu"
+    assert "built for CPUs" in caplog.text and "trees use the CPU" in caplog.text
+    monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_CUDA": True})
+    monkeypatch.setattr(treedevice, "_gpus", lambda: 2)
+    assert (model.device_for("auto"), model.device_for("cuda:1"), model.device_for("cpu")) == (
+        "cuda:0",
+        "cuda:1",
+        "cpu",
+    )
+    with pytest.raises(ConfigError, match="this machine shows 2 GPU"):
+        model.device_for("cuda:2")
+    assert model.device_for("cuda:2,cpu") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("Memory allocation error: out of memory", "too small for 5"), ("cudaErrorLaunch", "failed")]
+)
+def test_errors_of_a_card_that_predicts_trees_are_named(monkeypatch, text, message):
+    import xgboost
+
+    class Broken:
+        def set_param(self, parameters):
+            assert parameters == {"device": "cuda:0"}
+
+        def predict(self, matrix):
+            raise xgboost.core.XGBoostError(text)
+
+    with pytest.raises(DeviceError, match=message):
+        treedevice.predict_on("cuda:0", [Broken()], np.zeros((5, 2), np.float32))
+
+
+def test_trees_on_a_card_predict_what_they_do_on_the_cpu():
+    """On a machine without a card, XGBoost itself answers for the other device."""
+    model = Boosting(BoostingConfig(n_estimators=5), SIZES)
+    rows, targets = some_rows()
+    model.fit(rows, targets)
+    expected = model.predict_rows(rows)
+    found = np.stack(treedevice.predict_on("cpu:0", _named_cpu(model.boosters), rows), 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def _named_cpu(boosters):
+    """Boosters that compute on the CPU, whatever their device is called."""
+
+    class Named:
+        def __init__(self, booster):
+            self.predict = booster.predict
+
+        def set_param(self, parameters):
+            pass
+
+    return [Named(booster) for booster in boosters]

@@ -260,5 +260,5 @@ def test_bad_settings_are_refused(bad):
 def test_a_gpu_that_is_not_there_is_named(cube, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(ConfigError, match="no GPU"):
+    with pytest.raises(ConfigError, match="device is 'cuda', but"):
         eco(cube, tmp_path / "run", training=dataclasses.replace(FAST, device="cuda"))
