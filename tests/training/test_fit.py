@@ -250,7 +250,8 @@ def test_every_setting_of_training_changes_something(cube, tmp_path):
         assert weights(tmp_path / name) != weights(plain.path), name
     # These change no number of a step, or have tests of their own.
     other = {"val_windows", "device", "checkpoint_seconds", "keep", "patience", "tensorboard", "weight_by_randunc"}
-    other |= {"val_quality", "deterministic"}
+    other |= {"val_quality"}
+    other |= {"deterministic", "compile"}  # tests/gpu/, tests/training/test_resident.py
     other |= {"weigh", "filled_weight"}  # tests/training/test_weights.py
     other |= {"balance", "pretrain_epochs"}  # of daily models
     gaussians = {"mse_epochs", "nll_beta"}
