@@ -146,7 +146,7 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     variants = {
         f"plain, last head, batch {size}, {attention}": (lambda: [naive(b) for b in some], count),
         "ours, window by window": (lambda: [last(b) for b in split(own, 32)], STRETCH),
-        "ours, sliding windows": (lambda: predict_sliding(last, stretch), STRETCH),
+        "ours, sliding windows": (lambda: predict_sliding(last, stretch)[0], STRETCH),
     } | {
         f"ours, dense head, stride {n}": (lambda b=b: [dense(x) for x in split(b, 32)], n * OURS)
         for n, b in apart.items()
@@ -155,7 +155,7 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     found = compared(variants, base, rounds)
     expected = torch.cat([naive(b) for b in split(own, size)])[:, -1]
     spread = expected.std(0).max()
-    errors = {"ours, window by window": last(own)[:, -1], "ours, sliding windows": predict_sliding(last, stretch)}
+    errors = {"ours, window by window": last(own)[:, -1], "ours, sliding windows": predict_sliding(last, stretch)[0]}
     for at, n in enumerate(apart):
         reference = plain(model, attention, "dense")(apart[n].take(slice(32)))
         errors[list(variants)[3 + at]] = dense(apart[n].take(slice(32))), reference
@@ -182,7 +182,7 @@ def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, ap
 
     runs = {
         "window by window": lambda: torch.cat([last(b) for b in split(own, 32)]),
-        "sliding windows": lambda: predict_sliding(last, stretch),
+        "sliding windows": lambda: predict_sliding(last, stretch)[0],
         "dense head, stride T": lambda: torch.cat([dense(b) for b in split(apart, 32)]),
     }
     for name, run in runs.items():

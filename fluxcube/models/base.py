@@ -73,6 +73,13 @@ class Batch(NamedTuple, Generic[Array]):
         part: Batch[Array] = whole.map(lambda array: array[windows] if array is not whole.images else array)
         return part if self.image_row is not None else part._replace(images=whole.images[windows])
 
+    def without_table(self) -> Batch[Array]:
+        """Return the batch with an image in each slot (B, K, b, p), instead of a table of images."""
+        whole: Batch[Any] = self
+        if whole.image_row is None:
+            return self
+        return self._replace(images=whole.images[whole.image_row], image_row=None)
+
     def present(self) -> dict[str, Array]:
         """Return the arrays by name, without a missing `image_row`."""
         return {name: array for name, array in self._asdict().items() if array is not None}
@@ -200,6 +207,8 @@ class Model(Protocol):
         Settings of its configuration that are positions of input columns, and the variable of each.
     averages_chips : bool
         Whether it averages the valid pixels of a chip itself, so that missing pixels need not be filled.
+    image_table : bool
+        Whether its batches may contain a table of images (`Batch.image_row`).
     searchable : bool
         Whether `fluxcube.training.search.random_search` can search for its settings.
     uses_support : bool
@@ -251,6 +260,7 @@ class Model(Protocol):
     needed_columns: ClassVar[Mapping[str, str]]
     averages_chips: ClassVar[bool]
     searchable: ClassVar[bool]
+    image_table: ClassVar[bool]
     uses_support: ClassVar[bool]
     bounds: ClassVar[str]
     stages: ClassVar[int]
@@ -342,6 +352,7 @@ class BaseModel:
     needed_columns: ClassVar[Mapping[str, str]] = {}
     averages_chips: ClassVar[bool] = False
     searchable: ClassVar[bool] = False
+    image_table: ClassVar[bool] = False
     uses_support: ClassVar[bool] = False
     bounds: ClassVar[str] = "table"
     stages: ClassVar[int] = 1

@@ -71,7 +71,7 @@ def both(model, block, length):
     """A stretch at once, and one pass for each of its windows."""
     series, hours = flatten(block), block.inputs.shape[1]
     with torch.inference_mode():
-        stretch = predict_sliding(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))
+        stretch = predict_sliding(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))[0]
         stops = np.arange(length, hours + 1)
         windows = [tensors(gather(series, np.array([0]), np.array([s]), length)) for s in stops]
         return stretch, torch.cat([model(w)[:, -1] for w in windows])
