@@ -110,6 +110,8 @@ def _stream_pieces(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return place, first time step and end of each piece of a series that passes a model with streams at once."""
     place, stop = window_ends(block, length, options, keep)
+    if not len(stop):
+        return place, stop, stop
     # A new piece begins at a gap that is longer than the steps that it would have to repeat, and after some steps.
     new = np.ones(len(stop), bool)
     new[1:] = (np.diff(place) != 0) | (np.diff(stop) >= length)
