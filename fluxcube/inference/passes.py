@@ -21,7 +21,7 @@ _ROWS = 16384
 #: Number of windows of one forward pass on a GPU, which has room for more and is no faster for few.
 _WINDOWS_GPU = 2048
 #: Number of time steps of one pass of a model with streams, of one or several places.
-_STREAM_STEPS = 2048
+_STREAM_STEPS = 4096
 #: The same on a GPU.
 _STREAM_STEPS_GPU = 262144
 #: Pieces of a series have a multiple of this number of time steps, so that those of many places pass together.
