@@ -23,7 +23,7 @@ _ROWS = 16384
 #: Maximum number of windows of one forward pass on a GPU, as far as its memory has room for them.
 _WINDOWS_GPU = 2048
 #: Number of time steps of one pass of a model with streams, of one or several places.
-_STREAM_STEPS = 2048
+_STREAM_STEPS = 4096
 #: The same on a GPU.
 _STREAM_STEPS_GPU = 262144
 #: Pieces of a series have a multiple of this number of time steps, so that those of many places pass together.
@@ -113,6 +113,8 @@ def _stream_pieces(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return place, first time step and end of each piece of a series that passes a model with streams at once."""
     place, stop = window_ends(block, length, options, keep)
+    if not len(stop):
+        return place, stop, stop
     # A new piece begins at a gap that is longer than the steps that it would have to repeat, and after some steps.
     new = np.ones(len(stop), bool)
     new[1:] = (np.diff(place) != 0) | (np.diff(stop) >= length)

@@ -104,3 +104,30 @@ def test_the_default_chunk_repeats_few_hours(band, layers, days):
     predictor = made(band, latent=2, self_layers=layers)
     step = _time_chunk(None, predictor, 1)
     assert step == 24 * days and (predictor.model.context - 1) / step <= 0.1
+
+
+def test_old_chips_end_alike_in_every_chunk(predictor):
+    """The only chip is used for 32 days, at noon of each day, wherever a chunk begins."""
+    forcing = holed((1, 2), 40)
+    first = forcing.day == forcing.day[0]
+    forcing["modis"] = xr.where(first, np.float32(0.3), forcing.modis.where(False)).transpose(*forcing.modis.dims)
+    whole = upscale(predictor, forcing, time_chunk=2400).NEE.load()
+    without = upscale(predictor, forcing.assign(modis=forcing.modis.where(False)), time_chunk=2400).NEE.load()
+    spread = float(whole.std())
+    for step in (24 * 5, 24 * 33):
+        parts = upscale(predictor, chunked(forcing, time=100), time_chunk=step).NEE
+        np.testing.assert_allclose(parts.values, whole.values, rtol=0, atol=1e-5 * spread)
+    differs = (abs(whole - without) > 1e-4 * spread).any(("latitude", "longitude")).values
+    assert differs[24 : 24 * 32].mean() > 0.4 and not differs[24 * 36 :].any()
+
+
+def test_bfloat16_is_close(predictor):
+    forcing = holed((2, 2), 3)
+    whole, half = (upscale(predictor, forcing, precision=p).NEE.values for p in (None, "bfloat16"))
+    assert 1e-5 < np.nanstd(whole - half) / np.nanstd(whole) < 0.1
+
+
+def test_a_forcing_without_an_observed_hour(predictor):
+    forcing = holed((2, 2), 3)
+    forcing["predictors"] = forcing.predictors.where(forcing["variable"].isin(["DOY", "TOD"]))
+    assert np.isnan(upscale(predictor, forcing).NEE.values).all()
