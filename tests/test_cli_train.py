@@ -124,7 +124,7 @@ TRAIN = {
     "overwrite": ("", "--overwrite"),
     "init": None,  # a test of its own
     "drivers": None,  # of cubes with drivers: tests/cubes/test_drivers.py
-    "device": ("", "--device cuda:3"),
+    "device": ("", "--device cpu"),
     "deterministic": ("", "--deterministic"),
 }
 

@@ -208,7 +208,10 @@ def _halves(batch: Batch, model: Model) -> tuple[Batch, Batch, int] | None:
     if steps <= context:
         return None
     middle, repeated = (steps + context) // 2, context - 1
-    return _steps(batch, 0, middle, kinds), _steps(batch, middle - repeated, steps, kinds), repeated
+    # Of a model with streams, each image is where it belongs, and the first time step has no earlier one.
+    carry = not getattr(model, "streams", False)
+    first, second = _steps(batch, 0, middle, kinds, carry), _steps(batch, middle - repeated, steps, kinds, carry)
+    return first, second, repeated
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:
@@ -218,14 +221,15 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     return Batch(**{k: a if a is None or k in shared else a[rows] for k, a in arrays.items()})
 
 
-def _steps(batch: Batch, start: int, stop: int, kinds: int) -> Batch:
-    """Return time steps [start, stop) of the series of a batch; the latest earlier image of each kind is at the first.
+def _steps(batch: Batch, start: int, stop: int, kinds: int, carry: bool) -> Batch:
+    """Return time steps [start, stop) of the series of a batch.
 
-    Slots of images of one kind follow those of another.
+    With `carry`, the latest earlier image of each kind is at the first of them. The slots of one kind follow those of
+    another.
     """
     step = batch.image_step.reshape(kinds, -1)
     moved = np.where((step > start) & (step < stop), step - start, -1)
-    earlier = np.where(step <= start, step, -1)
+    earlier = np.where(step <= start if carry else step == start, step, -1)
     if earlier.shape[1]:
         every, latest = np.arange(kinds), earlier.argmax(1)
         known = earlier[every, latest] >= 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
-from fluxcube.devices import check_device, needs_card
+from fluxcube.devices import check_device, find_device, needs_card
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
@@ -258,11 +258,13 @@ def _on_device(
     """Return the settings of a model and of its training with a device; refuse one that would have no effect."""
     if deterministic is not None:
         training = dataclasses.replace(training, deterministic=deterministic)
+    if registry.by_descent(model):
+        training = training if device is None else dataclasses.replace(training, device=device)
+        find_device(training.device)  # refused before anything is read or written
+        return config, training
     if device is None:
         return config, training
     check_device(device)
-    if registry.by_descent(model):
-        return config, dataclasses.replace(training, device=device)
     if "device" in {field.name for field in dataclasses.fields(registry.config_class(model))}:
         if config is None or isinstance(config, Mapping):
             return {**(config or {}), "device": device}, training

@@ -15,6 +15,7 @@ from fluxcube.inference.grid import upscale
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.maps.store import open_maps, write_maps
+from fluxcube.models.base import Batch
 from fluxcube.simulation.example import example_forcing
 
 
@@ -158,3 +159,29 @@ def test_the_memory_of_a_pass_is_measured(run, cube, monkeypatch):
     windows = memory.memory_of(alone.model).step_bytes * alone.model.context
     assert windows == pytest.approx(4000 / 12)  # of twelve days
     assert memory.pass_size(alone.model, 128, 10**6) == int(0.5 * (10**7 + 8000) / windows)
+
+
+def test_halves_of_a_series_keep_the_images_that_they_see():
+    class Sizes:
+        image_kinds = ((1, 1), (1, 1))
+
+    class Windows:
+        context, sizes, streams = 4, Sizes, False
+
+    class Streams(Windows):
+        streams = True
+
+    inputs, images = np.arange(10.0)[None, :, None], np.zeros((1, 6, 1, 1))
+    step = np.array([[0, 2, 8, -1, 5, 4]])  # three slots of each of two kinds
+    batch = Batch(inputs, images, step, np.zeros((1, 0)), np.zeros((1, 0), int))
+    first, second, repeated = memory._halves(batch, Windows)
+    assert first.inputs.ravel().tolist() == list(range(7)) and repeated == 3
+    assert second.inputs.ravel().tolist() == list(range(4, 10))
+    assert first.image_step.tolist() == [[0, 2, -1, -1, 5, 4]]
+    assert second.image_step.tolist() == [[-1, 0, 4, -1, 1, 0]]  # the latest earlier one is at the first time step
+    _, second, _ = memory._halves(batch, Streams)
+    assert second.image_step.tolist() == [[-1, -1, 4, -1, 1, 0]]
+    assert memory._halves(batch._replace(inputs=inputs[:, :4]), Windows) is None
+    table = batch._replace(inputs=np.repeat(inputs, 3, 0), image_step=np.repeat(step, 3, 0))
+    one, two, _ = memory._halves(table, Windows)
+    assert (len(one.inputs), len(two.inputs)) == (1, 2) and len(one.image_step) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -133,9 +134,8 @@ def test_errors_of_a_card_are_named_in_training(monkeypatch):
 
 def test_the_device_of_fit_is_that_of_its_settings():
     plain = TrainingConfig()
-    assert _on_device("ecoperceiver", None, plain, "cuda:1", True)[1] == TrainingConfig(
-        device="cuda:1", deterministic=True
-    )
+    found = _on_device("ecoperceiver", None, plain, "cuda,cpu", True)[1]
+    assert found == TrainingConfig(device="cuda,cpu", deterministic=True)
     assert _on_device("xgboost", {"max_depth": 3}, plain, "cuda", None)[0] == {"max_depth": 3, "device": "cuda"}
     assert _on_device("xgboost", BoostingConfig(), plain, "cpu", None)[0].device == "cpu"
     assert _on_device("mean", None, plain, "cpu", None) == (None, plain)
@@ -163,5 +163,7 @@ def test_what_trained_is_recorded(tmp_path, short_applicability):
 def test_a_device_that_is_absent_is_refused_before_training(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(ConfigError, match="device is 'cuda', but"):
-        fit(small_cube(), out=tmp_path / "run", training=FAST, device="cuda")
+    for settings in ({"device": "cuda"}, {"training": dataclasses.replace(FAST, device="cuda:2")}):
+        with pytest.raises(ConfigError, match=r"device is 'cuda.*, but"):
+            fit(small_cube(), out=tmp_path / "run", seeds=2, **{"training": FAST} | settings)
+    assert not (tmp_path / "run").exists()
