@@ -17,6 +17,7 @@ import numpy as np
 from fluxcube.errors import CheckpointError, ConfigError, unknown
 from fluxcube.inference.devices import matrix_precision
 from fluxcube.inference.embedding import tower_embeddings
+from fluxcube.inference.moved import card_of
 from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.passes import predict_scaled
 from fluxcube.inference.respiration import DERIVED, daily_respiration
@@ -542,7 +543,9 @@ class Predictor:
             has less than three quarters of the hours of every predictor.
         """
         days, lead = block_days(block, self.spec)
-        index = self.training_days().index(days.reshape(-1, days.shape[-1])).reshape(days.shape[:2])
+        index = (
+            self.training_days().index(days.reshape(-1, days.shape[-1]), card_of(self.model)).reshape(days.shape[:2])
+        )
         steps = np.arange(block.inputs.shape[1])
         return index[:, (steps + lead) // self.spec.steps(1)]
 
