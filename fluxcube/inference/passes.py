@@ -10,11 +10,12 @@ import numpy as np
 
 from fluxcube.inference.devices import on_gpu
 from fluxcube.inference.memory import pass_size, run_pass
+from fluxcube.inference.moved import Source
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model
 from fluxcube.models.ensemble import Ensemble, takes_table
 from fluxcube.samples.features import Block
-from fluxcube.samples.windows import flatten, gather
+from fluxcube.samples.windows import flatten
 
 #: Number of windows of one forward pass: 64 to 256 are fastest on a CPU.
 _WINDOWS = 128
@@ -76,13 +77,13 @@ def _window_passes(model: Model, block: Block, options: PredictionOptions, keep:
     """Yield the forward passes of a model of windows, which emit the last time steps of each."""
     length, steps = model.context, block.inputs.shape[1]
     place, stop = window_ends(block, length, options, keep)
-    series = flatten(_lengthened(block, int(stop.max(initial=0)) - steps))
+    source = Source.of(flatten(_lengthened(block, int(stop.max(initial=0)) - steps)), model)
     sliding, table = options.stride == 1 and model.sliding_window, takes_table(model)
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
         inside = (step >= keep.start) & (step < keep.stop) & ((s[:, None] >= length) | enough)
-        yield p, step, inside, Batch.of(gather(series, p, s, seen, table=table))
+        yield p, step, inside, Batch.of(source.gather(p, s, seen, table=table))
 
 
 def _stream_passes(model: Model, block: Block, options: PredictionOptions, keep: slice) -> Iterator[Pass]:

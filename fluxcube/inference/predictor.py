@@ -18,6 +18,7 @@ from fluxcube.devices import deterministic
 from fluxcube.errors import CheckpointError, ConfigError, unknown
 from fluxcube.inference.devices import PRECISIONS, matrix_precision
 from fluxcube.inference.embedding import tower_embeddings
+from fluxcube.inference.moved import card_of
 from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.passes import predict_scaled
 from fluxcube.inference.precision import check_precision
@@ -558,7 +559,9 @@ class Predictor:
             has less than three quarters of the hours of every predictor.
         """
         days, lead = block_days(block, self.spec)
-        index = self.training_days().index(days.reshape(-1, days.shape[-1])).reshape(days.shape[:2])
+        index = (
+            self.training_days().index(days.reshape(-1, days.shape[-1]), card_of(self.model)).reshape(days.shape[:2])
+        )
         steps = np.arange(block.inputs.shape[1])
         return index[:, (steps + lead) // self.spec.steps(1)]
 

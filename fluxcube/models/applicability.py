@@ -22,6 +22,8 @@ MAX_CENTRES = 4096
 _ROWS = 128
 #: Number of days that are scaled at once.
 _DAYS = 16384
+#: Number of days that are compared with all centres at once on a card: 64 MiB of distances.
+_DAYS_ON_DEVICE = 4096
 #: Minimum number of days with the same known columns that are compared with centres of these columns alone.
 _ALIKE = 512
 #: Number of columns whose masks are one whole number.
@@ -117,13 +119,15 @@ class Applicability:
         threshold = float(index[index <= high + 1.5 * (high - low)].max())
         return cls(tuple(names), centres, cluster, mean, scale, weight, distance, threshold)
 
-    def index(self, days: np.ndarray) -> np.ndarray:
+    def index(self, days: np.ndarray, device: str | None = None) -> np.ndarray:
         """Return the dissimilarity of days: distance to the nearest centre in units of the mean distance of centres.
 
         Parameters
         ----------
         days : (N, F) float
             NaN is unknown: the known columns then count for it, too.
+        device : str, optional
+            Card on which torch finds the nearest centre; by default NumPy does.
 
         Returns
         -------
@@ -134,7 +138,7 @@ class Applicability:
         out = np.full(len(days), np.nan, np.float32)
         for at in range(0, len(days), _DAYS):
             x, seen, share = self._scaled(days[at : at + _DAYS])
-            nearest = self._nearest(x, seen)
+            nearest = self._nearest(x, seen) if device is None else self._nearest_on(device, x, seen)
             # Computed again for the nearest alone, without the rounding where large squares cancel.
             apart = np.where(seen, x - self._centres[nearest], np.float32(0.0))
             out[at : at + _DAYS] = np.sqrt(np.square(apart).sum(1) / share) / self.mean_distance
@@ -164,6 +168,15 @@ class Applicability:
             _write_nearest(found, np.arange(len(rows)), both, self._wide_factors)
             nearest[rows] = found
         return nearest
+
+    def _nearest_on(self, device: str, x: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Return what `_nearest` does, computed by torch on a device: one product for all days."""
+        import torch
+
+        factors = torch.from_numpy(self._wide_factors).to(device)
+        both = torch.from_numpy(np.concatenate([x, seen], 1, dtype=np.float32)).to(device)
+        parts = [(part @ factors).argmin(1) for part in both.split(_DAYS_ON_DEVICE)]
+        return torch.cat(parts).cpu().numpy()
 
     @cached_property
     def _factors(self) -> np.ndarray:

@@ -236,15 +236,23 @@ def complete_images(
     if not len(place):
         return Images(raw, hour)
     some = raw[place, day]
+    gaps = np.isnan(some)
+    absent = gaps.all((-1, -2))
+    hour[place[absent], day[absent]] = NO_CHIP
+    place, day, some, gaps = place[~absent], day[~absent], some[~absent], gaps[~absent]
     if reflectances is not None:
-        gaps = None if fill else np.isnan(some)
         some = _filled(some, reflectances)
-        if gaps is not None:
+        if not fill:
             some[gaps] = np.nan
-    hour[place, day] = np.where(np.isfinite(some).any((-1, -2)), hour[place, day], NO_CHIP)
+        absent = ~np.isfinite(some).any((-1, -2))
+        hour[place[absent], day[absent]] = NO_CHIP
     order = np.argsort(hour, axis=1, kind="stable")
+    position = np.argsort(order, axis=1, kind="stable")[place, day]
+    # What is absent in all places follows at the end and is left out.
+    order = order[:, : int((hour < NO_CHIP).sum(1).max(initial=0))]
     pixels = raw[np.arange(len(raw))[:, None], order]
-    pixels[place, np.argsort(order, axis=1, kind="stable")[place, day]] = some
+    kept = position < order.shape[1]
+    pixels[place[kept], position[kept]] = some[kept]
     return Images(pixels, np.take_along_axis(hour, order, 1))
 
 

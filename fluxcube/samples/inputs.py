@@ -143,8 +143,8 @@ class _Columns:
         out[:, :predictors] = raw[:, :, lead:]
         out[:, self.surface] = surface
         if self.spans:
-            means = trailing_means(raw[:, self.remembered], self.spans, first=lead)
-            out[:, self.surface.stop :] = means.reshape(n, -1, steps - lead)
+            means = out[:, self.surface.stop :].reshape(n, len(self.spans), -1, steps - lead)  # a view
+            trailing_means(raw[:, self.remembered], self.spans, first=lead, out=means)
         if self.strict is not None:
             out[(out < self.strict[0]) | (out > self.strict[1])] = np.nan
         out -= self.middle

@@ -38,7 +38,14 @@ def trailing_mean(values: np.ndarray, steps: int, *, share: float = _SHARE) -> n
     return trailing_means(rows, (steps,), share=share).reshape(values.shape)
 
 
-def trailing_means(values: np.ndarray, spans: Sequence[int], *, first: int = 0, share: float = _SHARE) -> np.ndarray:
+def trailing_means(
+    values: np.ndarray,
+    spans: Sequence[int],
+    *,
+    first: int = 0,
+    share: float = _SHARE,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the trailing means of several columns over several spans, as `trailing_mean` returns one.
 
     Sums over any span are differences of running sums in double precision, which all spans share.
@@ -53,6 +60,8 @@ def trailing_means(values: np.ndarray, spans: Sequence[int], *, first: int = 0, 
         First time step to return.
     share : float
         Minimum fraction of the time steps of a mean that must be observed.
+    out : (n, spans, columns, time - first) float32, optional
+        Array to write to.
 
     Returns
     -------
@@ -65,20 +74,34 @@ def trailing_means(values: np.ndarray, spans: Sequence[int], *, first: int = 0, 
            [ 3.,  5.]], dtype=float32)
     """
     n, columns, length = values.shape
-    out = np.full((n, len(spans), columns, max(0, length - first)), np.nan, np.float32)
+    if out is None:
+        out = np.empty((n, len(spans), columns, max(0, length - first)), np.float32)
     present = np.isfinite(values)
-    complete = present.all((0, 2))
-    seen = present.any((0, 2))
+    complete, seen = present.all((0, 2)), present.any((0, 2))
+    if complete.all():
+        _write_means(out, values, None, spans, first, share)
+        return out
+    out[:, :, ~seen] = np.nan
     for part, gaps in ((complete & seen, False), (seen & ~complete, True)):
         if part.any():
-            of_part = slice(None) if part.all() else np.flatnonzero(part)
-            pairs = _means_of_pairs(values[:, of_part], present[:, of_part] if gaps else None, spans, first, share)
-            for span, mean in enumerate(pairs):
-                rows = np.empty((n, int(part.sum()), out.shape[-1]), np.float32)
-                rows[:, 0::2] = mean[..., 0]
-                rows[:, 1::2] = mean[:, : rows.shape[1] // 2, :, 1]
-                out[:, span, of_part] = rows
+            means = np.empty((n, len(spans), int(part.sum()), out.shape[-1]), np.float32)
+            _write_means(means, values[:, part], present[:, part] if gaps else None, spans, first, share)
+            out[:, :, part] = means
     return out
+
+
+def _write_means(
+    out: np.ndarray,
+    values: np.ndarray,
+    present: np.ndarray | None,
+    spans: Sequence[int],
+    first: int,
+    share: float,
+) -> None:
+    """Write the means of columns; all values are present if `present` is None."""
+    for span, mean in enumerate(_means_of_pairs(values, present, spans, first, share)):
+        out[:, span, 0::2] = mean[..., 0]
+        out[:, span, 1::2] = mean[:, : out.shape[2] // 2, :, 1]
 
 
 def _means_of_pairs(values: np.ndarray, present: np.ndarray | None, spans: Sequence[int], first: int, share: float):

@@ -196,6 +196,7 @@ def test_days_with_the_same_gaps_are_compared_together_or_alone(monkeypatch, col
         found.append(part.index(days))
     np.testing.assert_allclose(found[0], found[2], rtol=1e-6)
     np.testing.assert_array_equal(found[1], found[2])
+    np.testing.assert_allclose(part.index(days, "cpu"), found[2], rtol=1e-6)
     assert np.flatnonzero(np.isnan(found[0])).tolist() == [160]
     scaled = (days - part.mean) / part.scale * part.weight
     near = np.nan_to_num((part.centres - part.mean) / part.scale * part.weight)
@@ -204,3 +205,15 @@ def test_days_with_the_same_gaps_are_compared_together_or_alone(monkeypatch, col
     for i in np.flatnonzero(share):
         apart = np.square((scaled[i] - near)[:, seen[i]]).sum(1).min()
         assert found[1][i] == pytest.approx(np.sqrt(apart / share[i]) / part.mean_distance, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_card_finds_the_nearest_days_of_the_cpu():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a card")
+    rng = np.random.default_rng(6)
+    part = some(rng, days=500, gaps=0.1)
+    days = rng.normal(size=(5000, 3)) * [1, 20, 300] + [5, 0, 1000]
+    days[rng.random(days.shape) < 0.2] = np.nan
+    np.testing.assert_allclose(part.index(days, "cuda"), part.index(days), atol=1e-6)
