@@ -15,7 +15,7 @@ from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model
 from fluxcube.models.ensemble import Ensemble, takes_table
 from fluxcube.samples.features import Block
-from fluxcube.samples.windows import flatten
+from fluxcube.samples.windows import flatten, gather
 
 #: Number of windows of one forward pass: 64 to 256 are fastest on a CPU.
 _WINDOWS = 128

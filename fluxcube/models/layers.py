@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fluxcube.models.linear import Linear
+
 #: Score of a masked token before the softmax: finite, so that a time step without tokens yields no NaN.
 MASKED = -1e9
 #: Number of rows that stand beside each other in one kernel of attention to tokens.
@@ -93,7 +95,7 @@ class Mlp(nn.Sequential):
     """Two linear layers with a GELU between."""
 
     def __init__(self, width: int, ratio: int):
-        super().__init__(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
+        super().__init__(Linear(width, ratio * width), nn.GELU(), Linear(ratio * width, width))
 
 
 class ImageTokens(NamedTuple):
@@ -199,10 +201,10 @@ class WindowedCrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(token_width, width)
-        self.value = nn.Linear(token_width, width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(token_width, width)
+        self.value = Linear(token_width, width)
+        self.out = Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = Mlp(width, ratio)
 
@@ -278,8 +280,8 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = Mlp(width, ratio)
 

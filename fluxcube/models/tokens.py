@@ -21,6 +21,7 @@ from fluxcube.models.layers import (
     octaves,
     product_dtype,
 )
+from fluxcube.models.linear import Linear
 from fluxcube.models.network import Network
 
 #: Value in place of a missing one; masked, so that no output depends on it.
@@ -276,8 +277,8 @@ class Summary(nn.Module):
         super().__init__()
         self.counts = sizes.classes
         inputs = 2 * (sizes.means + sizes.numbers) + sum(sizes.classes)
-        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
-        self.token, self.offset = nn.Linear(hidden, token), nn.Linear(hidden, width)
+        self.layers = nn.Sequential(Linear(inputs, hidden), nn.GELU(), Linear(hidden, hidden), nn.GELU())
+        self.token, self.offset = Linear(hidden, token), Linear(hidden, width)
 
     def forward(self, slow: Tensor, seen: Tensor, numbers: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token (B, T, H_i) and the offset (B, T, H) of each hour.
