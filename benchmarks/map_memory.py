@@ -6,7 +6,7 @@ A small XGBoost model (20 trees, three predictors, simulated towers) is trained,
 is written, and a map of NEE is computed from it by worker processes. Every second, the resident set of this process, of
 the parent of the workers and of each worker is sampled. FOLDER receives the samples (`map_memory.csv`) and a picture of
 them (`map_memory.png`). With the folder of a finished demo, its EcoPerceiver is mapped from its forcing instead, in
-pieces of ten days, --days long. Memory is flat if the last third of the run needs as much as the second.
+pieces of two days, --days long. Memory is flat if the last third of the run needs as much as the second.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def of_demo(folder: Path, demo: Path, days: int) -> xr.Dataset:
     fc.write_forcing(_forcing(demo / "raw", planet), store, overwrite=True)
     period = slice(planet.period[0], planet.period[0] + 24 * days * HOUR - HOUR)
     run = demo / "runs" / "ecoperceiver"
-    return fc.upscale(run, fc.open_forcing(store), time=period, stride=STRIDE, time_chunk=240)
+    return fc.upscale(run, fc.open_forcing(store), time=period, stride=STRIDE, time_chunk=48)
 
 
 def sample(folder: Path, maps: xr.Dataset, workers: int) -> Sampler:
