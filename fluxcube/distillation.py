@@ -256,13 +256,22 @@ def _labelled(cube: xr.Dataset, labels: xr.DataArray, record: Teacher, resolutio
     if record.observed:
         mean = record.observed * towers["fluxes"] + (1 - record.observed) * labels
         labels = xr.where(measured, mean, labels)
-    full = labels.astype("float32").reindex(site=cube["site"], target=cube["target"])
+    full = _on_axes(labels.astype("float32"), cube)
     there = full.notnull()
     values = {"": full, resolution.quality: _quality_of_labels(cube, resolution), **_BESIDE}
     arrays = {f"fluxes{ending}": value for ending, value in values.items() if f"fluxes{ending}" in cube}
     changed = {name: _like(xr.where(there, value, cube[name]), cube[name]) for name, value in arrays.items()}
     log.info("labels at %d towers; share without a measured flux: %s", labels.sizes["site"], record.share_of_labels)
     return derived(cube.assign(changed)).assign_attrs({TEACHER: json.dumps(record.to_dict())})
+
+
+def _on_axes(labels: xr.DataArray, cube: xr.Dataset) -> xr.DataArray:
+    """Return labels on all sites and targets of the cube, NaN where there are none."""
+    at = {dim: labels.indexes[dim].get_indexer(cube.indexes[dim]) for dim in ("site", "target")}
+    known = {dim: xr.DataArray(found >= 0, dims=(dim,)) for dim, found in at.items()}
+    every = labels.drop_vars(list(labels.coords)).isel({dim: np.maximum(found, 0) for dim, found in at.items()})
+    coords = {dim: cube[dim] for dim in ("site", "target")}
+    return every.where(known["site"] & known["target"]).assign_coords(coords)
 
 
 def _measured(towers: xr.Dataset, resolution: Resolution) -> xr.DataArray:
@@ -282,8 +291,10 @@ def _quality_of_labels(cube: xr.Dataset, resolution: Resolution) -> xr.DataArray
 
 
 def _like(array: xr.DataArray, old: xr.DataArray) -> xr.Variable:
-    """Return an array with the order of dimensions, data type and attributes of the one that it replaces."""
-    return xr.Variable(old.dims, array.transpose(*old.dims).astype(old.dtype).data, old.attrs, old.encoding)
+    """Return an array with the order of dimensions, data type, chunks and attributes of the one that it replaces."""
+    new = array.transpose(*old.dims).astype(old.dtype).variable
+    new = new.chunk(dict(zip(old.dims, old.chunks, strict=True))) if old.chunks else new
+    return xr.Variable(old.dims, new.data, old.attrs, old.encoding)
 
 
 def _chunks(known: xr.DataArray) -> dict[str, int]:
