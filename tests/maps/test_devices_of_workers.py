@@ -33,26 +33,25 @@ def test_a_process_sees_its_card_alone(monkeypatch):
 class FakeCluster:
     """A cluster whose workers answer at once."""
 
-    def __init__(self, answers):
-        self.client, self.answers, self.devices = self, answers, ()
+    def __init__(self, names):
+        self.client, self.names, self.devices = self, names, ()
 
-    def run(self, function, path, device, on_error):
-        return self.answers
+    def run(self, function, *arguments, on_error):
+        """Return what each worker answers: nothing is wrong with it, and the name of its device is the last one."""
+        from fluxcube import __version__
+
+        fine = (__version__, True, 0, *[None] * (len(arguments) - 2))
+        answers = [name if isinstance(name, Exception) else (*fine, name) for name in self.names]
+        return {f"tcp://w{i}": answer for i, answer in enumerate(answers)}
 
 
 @pytest.fixture
 def check(monkeypatch, tmp_path):
     """A function that checks workers with devices, and returns their names."""
-    from fluxcube import __version__
-
     monkeypatch.setattr(workers, "_wait_for_worker", lambda cluster, patience: None)
 
     def answer(device, *names):
-        states = {
-            f"tcp://w{i}": name if isinstance(name, Exception) else (__version__, True, 0, name)
-            for i, name in enumerate(names)
-        }
-        cluster = FakeCluster(states)
+        cluster = FakeCluster(names)
         workers._check_cluster(cluster, 1.0, tmp_path, 0, device)
         return cluster.devices
 
