@@ -14,7 +14,8 @@ from fluxcube.errors import ConfigError
 from fluxcube.models.banded import BandedSelfAttention
 from fluxcube.models.base import Batch, Config, Sizes
 from fluxcube.models.ecoperceiver_config import EcoPerceiverConfig
-from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, WindowedCrossAttention
+from fluxcube.models.graphs import Replayed
+from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, WindowedCrossAttention, few_kernels
 from fluxcube.models.sliding import predict_sliding
 from fluxcube.models.tokens import TokenNetwork
 
@@ -45,6 +46,7 @@ class EcoPerceiver(TokenNetwork):
     """
 
     kind = "ecoperceiver"
+    image_table: ClassVar = True
     tensor_rows: ClassVar = {
         "variables": "inputs",
         **dict.fromkeys(("bands", "band_weight", "band_bias"), "bands"),
@@ -54,6 +56,8 @@ class EcoPerceiver(TokenNetwork):
     bounds: ClassVar = "ours"
     config: EcoPerceiverConfig
     future: Tensor
+    #: Replays predictions as CUDA graphs: ``model.replayed = Replayed(model, model.estimates)``; None calls the layers.
+    replayed: Replayed | None = None
 
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes):
         super().__init__()
@@ -168,22 +172,31 @@ class EcoPerceiver(TokenNetwork):
         latents: Tensor = own.expand(len(batch.inputs), -1, -1)
         if tokens.offset is not None:
             latents = latents + tokens.offset
+        folded = [cross.fold() if few_kernels(cross, latents) else None for cross in self.cross]
+        layers: list[CausalSelfAttention] = []
         for i in range(self.config.blocks):
             at = 0 if self.config.share else i
-            latents = self.cross[at](latents, tokens)
-            latents = self.block_self[at](latents, future)
-        for layer in self.self_layers:
+            for layer in layers:
+                latents = layer(latents, future)
+            latents = self.cross[at](latents, tokens, folded[at])
+            layers = [self.block_self[at]]
+        layers += list(self.self_layers)
+        for layer in layers[:-1]:
             latents = layer(latents, future)
-        return self.emit(latents if self.config.head == "dense" else latents[:, -1:])
+        dense = self.config.head == "dense"
+        return self.emit(layers[-1](latents, future) if dense else layers[-1].last(latents, future))
 
     def emit(self, latents: Tensor) -> Tensor:
         """Return what `forward` returns for the latents (..., H) of hours."""
-        if self.config.summary:
-            latents = self.last_norm(latents)
-        mean = self.head(latents)
-        if self.config.distribution == "none":
-            return mean
-        return torch.cat([mean.float(), bounded_log_variance(self.spread(latents).float())], -1)
+        # Products in bfloat16 would round the estimates themselves to 8 bits.
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.to(self.head.weight.dtype)
+            if self.config.summary:
+                latents = self.last_norm(latents)
+            mean = self.head(latents)
+            if self.config.distribution == "none":
+                return mean
+            return torch.cat([mean, bounded_log_variance(self.spread(latents))], -1)
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted.
@@ -200,17 +213,17 @@ class EcoPerceiver(TokenNetwork):
         out[..., self.n_targets :] = np.exp(0.5 * out[..., self.n_targets :])
         return out
 
+    def estimates(self, batch: Batch[Tensor]) -> Tensor:
+        """Return `forward` of windows and streams, or `predict_sliding` of series that are longer than a window."""
+        longer = batch.inputs.shape[1] > self.context and not self.streams
+        return predict_sliding(self, batch) if longer else self(batch)
+
     def _emit(self, batch: Batch) -> np.ndarray:
         if self.training:
             self.eval()
         with torch.inference_mode():
             tensors = self.on_device(batch)
-            if batch.inputs.shape[1] > self.context and not self.streams:
-                out = torch.stack(
-                    [predict_sliding(self, Batch(*(a[[i]] for a in tensors))) for i in range(len(tensors.inputs))]
-                )
-            else:
-                out = self(tensors)
+            out = (self.replayed or self.estimates)(tensors)
         emitted = out.float().cpu().numpy()
         full = np.full((*batch.inputs.shape[:2], emitted.shape[-1]), np.nan, np.float32)
         full[:, -emitted.shape[1] :] = emitted

@@ -236,11 +236,11 @@ class _Run:
         rng = np.random.default_rng((int(self.job.request["seed"]), _DROPOUT, epoch, step))
         rows = world.rank + world.size * np.arange(count)
         dropped = self.model.drop(Batch.of(batch), rng, rows, count * world.size)
-        return batch | dropped._asdict()
+        return batch | dropped.present()
 
     def _loss(self, batch: dict[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the estimates, and the sum of the losses of observed fluxes."""
-        features: Batch[torch.Tensor] = Batch(*(self._tensor(array) for array in Batch.of(batch)))
+        features: Batch[torch.Tensor] = Batch.of(batch).map(self._tensor)
         fluxes = self._tensor(batch["targets"])
         weights = self._tensor(batch["weights"]) if "weights" in batch else None
         beside = [self._tensor(batch[name]) for name in _BESIDE if name in batch]

@@ -74,7 +74,7 @@ def plain_loop(towers, config, training, seed):
                 group["lr"] = training.lr * rate(epoch + step / steps, training.epochs, training.warmup_epochs)
             wanted = torch.from_numpy(batch["targets"])
             seen = torch.isfinite(wanted)
-            out = model(Batch(*(torch.from_numpy(part) for part in Batch.of(batch))))
+            out = model(Batch.of(batch).map(torch.from_numpy))
             error = torch.where(seen, out - torch.where(seen, wanted, 0.0), 0.0).square().sum()
             optimizer.zero_grad(set_to_none=True)
             (error / seen.sum()).backward()
