@@ -214,9 +214,9 @@ class EcoPerceiver(TokenNetwork):
         return out
 
     def estimates(self, batch: Batch[Tensor]) -> Tensor:
-        """Return `forward` of windows, or `predict_sliding` of longer series."""
-        sliding = batch.inputs.shape[1] > self.context and not self.streams
-        return predict_sliding(self, batch) if sliding else self(batch)
+        """Return `forward` of windows and streams, or `predict_sliding` of series that are longer than a window."""
+        longer = batch.inputs.shape[1] > self.context and not self.streams
+        return predict_sliding(self, batch) if longer else self(batch)
 
     def _emit(self, batch: Batch) -> np.ndarray:
         if self.training:

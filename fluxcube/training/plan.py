@@ -90,6 +90,8 @@ class Plan:
         features = {k: v for k, v in self.spec.to_dict().items() if not k.startswith("target_")}
         config = dataclasses.asdict(self.config)
         config.pop("inputs", None)  # the features have what it chose
+        if config.get("attention") == "window":  # without it, the request of runs of earlier versions is unchanged
+            del config["attention"]
         request: dict = {
             "model": self.model,
             "config": config,

@@ -89,3 +89,10 @@ def test_seeds_are_members_of_an_ensemble(cube, tmp_path):
 def test_a_run_is_trained_further(cube, whole, tmp_path):
     more = banded(cube, tmp_path / "run", init=whole.path, config=None, training=dataclasses.replace(FAST, epochs=1))
     assert checkpoint.load(more)[0].config.attention == "banded"
+
+
+def test_requests_of_windows_are_those_of_earlier_versions(cube, whole, tmp_path):
+    window = dataclasses.replace(BANDED, attention="window")
+    run = banded(cube, tmp_path / "run", config=window, training=dataclasses.replace(FAST, epochs=1))
+    requests = [json.loads((one.path / "run.json").read_text())["request"]["config"] for one in (run, whole)]
+    assert "attention" not in requests[0] and requests[1]["attention"] == "banded"
