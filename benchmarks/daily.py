@@ -71,7 +71,7 @@ def every_time(model: TAMRL, block: Block) -> np.ndarray:
     out = []
     with torch.inference_mode():
         for p, s in each_window(block, model.context):
-            batch = Batch(*map(torch.from_numpy, Batch.of(gather(series, p, s, model.context))))
+            batch = Batch.of(gather(series, p, s, model.context)).map(torch.from_numpy)
             out.append(model(batch, torch.from_numpy(support[p]))[:, -1].numpy())
     return np.concatenate(out)
 
@@ -101,7 +101,7 @@ def steps(model: TAMRL, block: Block, rounds: int) -> None:
     series = flatten(block)
     stop = np.full(64, block.inputs.shape[1])
     place = np.arange(64) % len(block.inputs)
-    batch = Batch(*map(torch.from_numpy, Batch.of(gather(series, place, stop, model.context))))
+    batch = Batch.of(gather(series, place, stop, model.context)).map(torch.from_numpy)
     shape = (model.support, model.context, SIZES.inputs)
     ways = {
         "support shared by four": (torch.randn(16, *shape), torch.arange(64) // 4),

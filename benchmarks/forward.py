@@ -42,7 +42,7 @@ STRETCH = 128
 
 
 def tensors(arrays: dict) -> Batch:
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in Batch.of(arrays)))
+    return Batch.of(arrays).map(lambda a: torch.from_numpy(np.ascontiguousarray(a)))
 
 
 def windows(series: Series, stops: np.ndarray, length: int) -> Batch:
@@ -51,7 +51,7 @@ def windows(series: Series, stops: np.ndarray, length: int) -> Batch:
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    return [Batch(*(a[at : at + size] for a in batch)) for at in range(0, len(batch.inputs), size)]
+    return [batch.take(slice(at, at + size)) for at in range(0, len(batch.inputs), size)]
 
 
 def cpu(run: Callable) -> float:
@@ -134,7 +134,7 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     last, dense = twin(model, "last"), twin(model, "dense")
     stops = np.arange(STRETCH) + 240
     own = windows(series, stops, length)
-    attention, size = tuned(lambda a: plain(model, a), lambda m, n: m(Batch(*(a[:n] for a in own))), BATCHES)
+    attention, size = tuned(lambda a: plain(model, a), lambda m, n: m(own.take(slice(n))), BATCHES)
     naive = plain(model, attention)
     hours = length + STRETCH - 1
     stretch = windows(series, stops[-1:], hours)
@@ -142,11 +142,11 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     apart = {step: windows(series, 240 + step * np.arange(OURS), length)}
     apart[length] = windows(series, 240 + length * np.arange(OURS), length)
     count = max(STRETCH // 2 // size, 1) * size
-    some = split(Batch(*(a[:count] for a in own)), size)
+    some = split(own.take(slice(count)), size)
     variants = {
         f"plain, last head, batch {size}, {attention}": (lambda: [naive(b) for b in some], count),
         "ours, window by window": (lambda: [last(b) for b in split(own, 32)], STRETCH),
-        "ours, sliding windows": (lambda: predict_sliding(last, stretch), STRETCH),
+        "ours, sliding windows": (lambda: predict_sliding(last, stretch)[0], STRETCH),
     } | {
         f"ours, dense head, stride {n}": (lambda b=b: [dense(x) for x in split(b, 32)], n * OURS)
         for n, b in apart.items()
@@ -155,10 +155,10 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     found = compared(variants, base, rounds)
     expected = torch.cat([naive(b) for b in split(own, size)])[:, -1]
     spread = expected.std(0).max()
-    errors = {"ours, window by window": last(own)[:, -1], "ours, sliding windows": predict_sliding(last, stretch)}
+    errors = {"ours, window by window": last(own)[:, -1], "ours, sliding windows": predict_sliding(last, stretch)[0]}
     for at, n in enumerate(apart):
-        reference = plain(model, attention, "dense")(Batch(*(a[:32] for a in apart[n])))
-        errors[list(variants)[3 + at]] = dense(Batch(*(a[:32] for a in apart[n]))), reference
+        reference = plain(model, attention, "dense")(apart[n].take(slice(32)))
+        errors[list(variants)[3 + at]] = dense(apart[n].take(slice(32))), reference
     for name, (rate, ratio) in found.items():
         pair = errors.get(name, expected)
         ours, theirs = pair if isinstance(pair, tuple) else (pair, expected)
@@ -182,7 +182,7 @@ def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, ap
 
     runs = {
         "window by window": lambda: torch.cat([last(b) for b in split(own, 32)]),
-        "sliding windows": lambda: predict_sliding(last, stretch),
+        "sliding windows": lambda: predict_sliding(last, stretch)[0],
         "dense head, stride T": lambda: torch.cat([dense(b) for b in split(apart, 32)]),
     }
     for name, run in runs.items():

@@ -88,7 +88,7 @@ class Trainer:
 
     def step(self, arrays: dict[str, np.ndarray]) -> int:
         """Make a step; return its supervised hours."""
-        features = Batch(*(torch.from_numpy(a).to(self.device) for a in Batch.of(arrays)))
+        features = Batch.of(arrays).map(lambda a: torch.from_numpy(a).to(self.device))
         target = torch.from_numpy(arrays["targets"]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             out = self.model(features)

@@ -123,7 +123,7 @@ class Plain(BaseModel):
     def predict(self, batch: Batch) -> np.ndarray:
         out = np.full((*batch.inputs.shape[:2], 1), np.nan, np.float32)
         for at in range(0, len(out), self.size):
-            part = Batch(*(torch.from_numpy(np.ascontiguousarray(a[at : at + self.size])) for a in batch))
+            part = batch.take(slice(at, at + self.size)).map(lambda a: torch.from_numpy(np.ascontiguousarray(a)))
             out[at : at + self.size, -1] = self.model(part)[:, -1].numpy()
         return out
 
@@ -195,7 +195,7 @@ def store_part(folder: Path, rounds: int) -> None:
     one = spec()
     mapped(Caught(length), one, store, folder / "caught.zarr", 96, 2, stride=1)
     some = tensors(Caught.batch._asdict())
-    attention, size = tuned(lambda a: plain(model, a), lambda m, n: m(Batch(*(a[:n] for a in some))), BATCHES)
+    attention, size = tuned(lambda a: plain(model, a), lambda m, n: m(some.take(slice(n))), BATCHES)
     naive = Plain(plain(model, attention), length, size)
     name = f"plain, every window afresh, batch {size}, {attention}"
     out = {key: folder / f"{key}.zarr" for key in ("plain", "exact", "8", "32")}

@@ -226,7 +226,7 @@ def training(towers: Towers, length: int, threads: int) -> None:
             start = time.perf_counter()
             batch = next(batches)
             loaded = time.perf_counter()
-            features = Batch(*(torch.from_numpy(array) for array in Batch.of(batch)))
+            features = Batch.of(batch).map(torch.from_numpy)
             error = model(features) - torch.from_numpy(batch["targets"])
             optimizer.zero_grad()
             error.square().mean().backward()

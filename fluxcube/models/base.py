@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: The arrays of a batch are all numpy arrays, or all torch tensors.
 Array = TypeVar("Array")
+Other = TypeVar("Other")
 
 
 class Batch(NamedTuple, Generic[Array]):
@@ -35,6 +36,10 @@ class Batch(NamedTuple, Generic[Array]):
         Normalised static numbers; NaN is a masked token. For a model with embeddings they follow after these.
     classes : (B, C) int64
         Static classes as indices, or -1 for unknown.
+    image_row : (B, K) int64, or None
+        If there is one, `images` is a table (M, b, p) of the distinct images of all windows, M >= 1 (of a model with
+        other kinds of images beside: (M, 1, F)), and slot k of window i contains row ``image_row[i, k]``: any row of
+        the table where `image_step` is -1. An image that many windows share is then stored and encoded once.
     """
 
     inputs: Array
@@ -42,11 +47,42 @@ class Batch(NamedTuple, Generic[Array]):
     image_step: Array
     numbers: Array
     classes: Array
+    image_row: Array | None = None
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Batch[Array]:
         """Build a batch from the arrays that `gather` returns."""
-        return cls(**{name: arrays[name] for name in cls._fields})
+        return cls(**{name: arrays[name] for name in cls._fields[:5]}, image_row=arrays.get("image_row"))
+
+    def map(self, function: Callable[[Array], Other]) -> Batch[Other]:
+        """Return the batch with a function applied to each of its arrays; a missing `image_row` stays missing.
+
+        Examples
+        --------
+        >>> batch = Batch(*(np.zeros((2, 3)) for _ in range(5)))
+        >>> batch.map(np.ones_like).image_row is None
+        True
+        """
+        row = None if self.image_row is None else function(self.image_row)
+        inputs, images, step, numbers, classes = (function(array) for array in self[:5])
+        return Batch(inputs, images, step, numbers, classes, row)
+
+    def take(self, windows: slice | list[int] | np.ndarray) -> Batch[Array]:
+        """Return the batch of some of its windows; they share the whole table of images, if there is one."""
+        whole: Batch[Any] = self
+        part: Batch[Array] = whole.map(lambda array: array[windows] if array is not whole.images else array)
+        return part if self.image_row is not None else part._replace(images=whole.images[windows])
+
+    def without_table(self) -> Batch[Array]:
+        """Return the batch with an image in each slot (B, K, b, p), instead of a table of images."""
+        whole: Batch[Any] = self
+        if whole.image_row is None:
+            return self
+        return self._replace(images=whole.images[whole.image_row], image_row=None)
+
+    def present(self) -> dict[str, Array]:
+        """Return the arrays by name, without a missing `image_row`."""
+        return {name: array for name, array in self._asdict().items() if array is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +207,8 @@ class Model(Protocol):
         Settings of its configuration that are positions of input columns, and the variable of each.
     averages_chips : bool
         Whether it averages the valid pixels of a chip itself, so that missing pixels need not be filled.
+    image_table : bool
+        Whether its batches may contain a table of images (`Batch.image_row`).
     searchable : bool
         Whether `fluxcube.training.search.random_search` can search for its settings.
     uses_support : bool
@@ -216,6 +254,7 @@ class Model(Protocol):
     needed_columns: ClassVar[Mapping[str, str]]
     averages_chips: ClassVar[bool]
     searchable: ClassVar[bool]
+    image_table: ClassVar[bool]
     uses_support: ClassVar[bool]
     bounds: ClassVar[str]
     stages: ClassVar[int]
@@ -297,6 +336,7 @@ class BaseModel:
     needed_columns: ClassVar[Mapping[str, str]] = {}
     averages_chips: ClassVar[bool] = False
     searchable: ClassVar[bool] = False
+    image_table: ClassVar[bool] = False
     uses_support: ClassVar[bool] = False
     bounds: ClassVar[str] = "table"
     stages: ClassVar[int] = 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch, Config, Sizes
 from fluxcube.models.ecoperceiver_config import EcoPerceiverConfig
-from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, WindowedCrossAttention
+from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, WindowedCrossAttention, few_kernels
 from fluxcube.models.sliding import predict_sliding
 from fluxcube.models.tokens import TokenNetwork
 
@@ -43,6 +43,7 @@ class EcoPerceiver(TokenNetwork):
     """
 
     kind = "ecoperceiver"
+    image_table: ClassVar = True
     tensor_rows: ClassVar = {
         "variables": "inputs",
         **dict.fromkeys(("bands", "band_weight", "band_bias"), "bands"),
@@ -145,22 +146,31 @@ class EcoPerceiver(TokenNetwork):
         latents: Tensor = self.latents[-length:].expand(len(batch.inputs), -1, -1)
         if tokens.offset is not None:
             latents = latents + tokens.offset
+        folded = [cross.fold() if few_kernels(cross, latents) else None for cross in self.cross]
+        layers: list[CausalSelfAttention] = []
         for i in range(self.config.blocks):
             at = 0 if self.config.share else i
-            latents = self.cross[at](latents, tokens)
-            latents = self.block_self[at](latents, future)
-        for layer in self.self_layers:
+            for layer in layers:
+                latents = layer(latents, future)
+            latents = self.cross[at](latents, tokens, folded[at])
+            layers = [self.block_self[at]]
+        layers += list(self.self_layers)
+        for layer in layers[:-1]:
             latents = layer(latents, future)
-        return self.emit(latents if self.config.head == "dense" else latents[:, -1:])
+        dense = self.config.head == "dense"
+        return self.emit(layers[-1](latents, future) if dense else layers[-1].last(latents, future))
 
     def emit(self, latents: Tensor) -> Tensor:
         """Return what `forward` returns for the latents (..., H) of hours."""
-        if self.config.summary:
-            latents = self.last_norm(latents)
-        mean = self.head(latents)
-        if self.config.distribution == "none":
-            return mean
-        return torch.cat([mean.float(), bounded_log_variance(self.spread(latents).float())], -1)
+        # Products in bfloat16 would round the estimates themselves to 8 bits.
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.to(self.head.weight.dtype)
+            if self.config.summary:
+                latents = self.last_norm(latents)
+            mean = self.head(latents)
+            if self.config.distribution == "none":
+                return mean
+            return torch.cat([mean, bounded_log_variance(self.spread(latents))], -1)
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted.
@@ -181,12 +191,7 @@ class EcoPerceiver(TokenNetwork):
             self.eval()
         with torch.inference_mode():
             tensors = self.on_device(batch)
-            if batch.inputs.shape[1] > self.context:
-                out = torch.stack(
-                    [predict_sliding(self, Batch(*(a[[i]] for a in tensors))) for i in range(len(tensors.inputs))]
-                )
-            else:
-                out = self(tensors)
+            out = predict_sliding(self, tensors) if batch.inputs.shape[1] > self.context else self(tensors)
         emitted = out.float().cpu().numpy()
         full = np.full((*batch.inputs.shape[:2], emitted.shape[-1]), np.nan, np.float32)
         full[:, -emitted.shape[1] :] = emitted

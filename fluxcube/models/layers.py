@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fluxcube.models.linear import Linear
 
 #: Score of a masked token before the softmax: finite, so that a time step without tokens yields no NaN.
 MASKED = -1e9
+#: Number of rows that stand beside each other in one kernel of attention to tokens.
+_HOURS = 32
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -40,12 +43,42 @@ def fourier_features(x: Tensor, frequencies: int) -> Tensor:
     >>> fourier_features(torch.tensor([0.5]), 2).abs().round(decimals=3)
     tensor([[1., 0., 0., 1.]])
     """
+    return fourier_features_of(x, octaves(frequencies).to(x.device))
+
+
+def octaves(frequencies: int) -> Tensor:
+    """Return 2^(k-1), k = 0..K-1, (K,): how often each Fourier feature turns between x = 0 and 1."""
+    dtype = torch.float64 if frequencies > 16 else torch.float32
+    return torch.exp2(torch.arange(-1, frequencies - 1, dtype=dtype))
+
+
+def fourier_features_of(x: Tensor, octaves: Tensor) -> Tensor:
+    """Return `fourier_features` of x for the numbers of turns (K,) of the function `octaves`."""
     with torch.autocast(x.device.type, enabled=False):
-        x = x.double() if frequencies > 16 else x.float()
-        turns = x[..., None] * torch.exp2(torch.arange(frequencies, device=x.device, dtype=x.dtype))
+        turns = x.to(octaves.dtype)[..., None] * octaves
         # Whole turns are subtracted first: exact, where float32 would lose 1e-4 at the highest frequency.
-        angle = torch.pi * (turns - 2 * torch.round(turns / 2))
+        angle = turns.sub_(turns.round()).mul_(2 * torch.pi)
         return torch.cat([angle.sin(), angle.cos()], -1).float()
+
+
+def few_kernels(layer: nn.Module, x: Tensor) -> bool:
+    """Return whether a layer computes by few large kernels, as a GPU needs, or by the products that suit a CPU.
+
+    The attribute `few_kernels` of a layer, if it has one, decides instead of the device of the tensor.
+    """
+    return bool(getattr(layer, "few_kernels", x.is_cuda))
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which matrix products with a tensor are computed: that of autocast, where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Return the softmax over the last axis in float32 (of float64 scores in float64), as the type of the scores."""
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    return scores.softmax(-1, dtype).to(scores.dtype)
 
 
 class Stack(nn.ModuleList, Generic[Layer]):
@@ -65,35 +98,78 @@ class Mlp(nn.Sequential):
         super().__init__(Linear(width, ratio * width), nn.GELU(), Linear(ratio * width, width))
 
 
+class ImageTokens(NamedTuple):
+    """Band tokens of one kind of images, of B windows with K slots each.
+
+    Attributes
+    ----------
+    step, row : (B, K) int64 Tensor
+        Time step of each slot, -1 of one without an image, and the row of `tokens` that it contains.
+    tokens : (M, b, H_i) Tensor
+        Tokens of the distinct images.
+    seen : (B, K, b) bool Tensor
+        Which tokens of a slot are not masked.
+    """
+
+    step: Tensor
+    row: Tensor
+    tokens: Tensor
+    seen: Tensor
+
+
 class Tokens(NamedTuple):
     """Tokens of a batch of windows, hours flattened into rows (R = B T).
 
     Attributes
     ----------
     values : (R, V, H_i) Tensor
-        Tokens of each hour.
+        Tokens of each hour. With few large kernels, as on a GPU, they include those of the bands, and there are no
+        `rows`.
     bias : (R, 1, V) Tensor
         0 where a token is not masked, `MASKED` where it is.
     present : (R, 1) Tensor
         1 where an hour has at least one token, else 0.
-    rows : (C,) int64 Tensor
-        Hours that have further tokens, those of a chip.
-    more, more_bias : (C, V + b, H_i), (C, 1, V + b) Tensor
+    rows : (S,) int64 Tensor or None
+        Hours that have further tokens: those of the slots of images. Two slots may have the same hour.
+    more, more_bias : (S, V + b, H_i), (S, 1, V + b) Tensor or None
         All tokens of these hours.
+    once : (S, 1, 1) Tensor or None
+        0 for a slot whose hour is that of an earlier one, otherwise 1; None if all hours differ.
     offset : (B, T, H) Tensor or None
         What is added to the latents, of a model that summarises its slow inputs.
-    kinds : tuple of (Tensor, int)
-        Hours (C_k,) of the images of each kind, ascending, and its number of bands; empty for a model with one kind.
+    images : tuple of ImageTokens
+        The images of each kind.
+    own : int
+        Number of tokens of an hour without those of the bands.
     """
 
     values: Tensor
     bias: Tensor
     present: Tensor
-    rows: Tensor
-    more: Tensor
-    more_bias: Tensor
+    rows: Tensor | None = None
+    more: Tensor | None = None
+    more_bias: Tensor | None = None
+    once: Tensor | None = None
     offset: Tensor | None = None
-    kinds: tuple[tuple[Tensor, int], ...] = ()
+    images: tuple[ImageTokens, ...] = ()
+    own: int = 0
+
+
+class Folded(NamedTuple):
+    """Weights of a cross-attention with the products that do not depend on the latents, for few kernels.
+
+    Attributes
+    ----------
+    query_weight, query_bias : (h H_i, H), (h H_i,) Tensor
+        Query and key in one: from a latent to its scores with raw tokens.
+    out_weight, out_bias : (H, h H_i), (H,) Tensor
+        Value and output in one.
+    """
+
+    query_weight: Tensor
+    query_bias: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
 
 
 class WindowedCrossAttention(nn.Module):
@@ -132,31 +208,59 @@ class WindowedCrossAttention(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = Mlp(width, ratio)
 
-    def forward(self, latents: Tensor, tokens: Tokens) -> Tensor:
-        """Return the latents (B, T, H) after attention to `tokens` and the MLP."""
+    def forward(self, latents: Tensor, tokens: Tokens, folded: Folded | None = None) -> Tensor:
+        """Return the latents (B, T, H) after attention to `tokens` and the MLP; `folded` are the weights of `fold`."""
         rows = latents.flatten(0, 1)
         # An hour without any token passes its latent through unchanged, not even a bias is added.
-        rows = rows + self.attend(self.norm(rows), tokens) * tokens.present
-        rows = rows + self.mlp(self.mlp_norm(rows)) * tokens.present
+        rows = torch.addcmul(rows, self.attend(self.norm(rows), tokens, folded).to(rows.dtype), tokens.present)
+        rows = torch.addcmul(rows, self.mlp(self.mlp_norm(rows)).to(rows.dtype), tokens.present)
         return rows.view_as(latents)
 
-    def attend(self, rows: Tensor, tokens: Tokens) -> Tensor:
+    def attend(self, rows: Tensor, tokens: Tokens, folded: Folded | None = None) -> Tensor:
         """Return the attention of rows (R, H) to their tokens (R, H)."""
+        if few_kernels(self, rows):
+            return self._attend_folded(rows, tokens, folded or self.fold())
         width, heads = rows.shape[-1], self.heads
         query = self.query(rows).view(-1, heads, width // heads) * (width // heads) ** -0.5
         query = torch.einsum("rhd,hdi->rhi", query, self.key.weight.view(heads, width // heads, -1))
         seen = _weighted(query, tokens.values, tokens.bias)
-        if len(tokens.rows):
+        if tokens.rows is not None and tokens.more is not None and tokens.more_bias is not None:
             more = _weighted(query.index_select(0, tokens.rows), tokens.more, tokens.more_bias)
-            seen = seen.index_copy(0, tokens.rows, more.to(seen.dtype))
+            change = more - seen.index_select(0, tokens.rows)
+            # Slots at one hour have the same tokens: one of them counts, so that a gradient counts once, too.
+            seen = seen.index_add(0, tokens.rows, change if tokens.once is None else change * tokens.once)
         value = torch.einsum("rhi,hdi->rhd", seen, self.value.weight.view(heads, width // heads, -1))
         return self.out(value.reshape(rows.shape) + self.value.bias)
+
+    def fold(self) -> Folded:
+        """Return the weights for few kernels, which all blocks that share this layer have in common."""
+        width, heads = self.query.out_features, self.heads
+        key, value = (x.weight.view(heads, width // heads, -1) for x in (self.key, self.value))
+        scale = (width // heads) ** -0.5
+        with torch.autocast(key.device.type, enabled=False):
+            query = torch.cat([self.query.weight, self.query.bias[:, None]], 1).view(heads, width // heads, -1)
+            both = torch.bmm(key.transpose(1, 2), query * scale).flatten(0, 1)
+            out = torch.bmm(self.out.weight.view(width, heads, -1).transpose(0, 1), value)
+            bias = torch.addmv(self.out.bias, self.out.weight, self.value.bias)
+        dtype = product_dtype(both)
+        weights = (both[:, :-1], both[:, -1], out.transpose(0, 1).flatten(1), bias)
+        return Folded(*(x.to(dtype) for x in weights))
+
+    def _attend_folded(self, rows: Tensor, tokens: Tokens, folded: Folded) -> Tensor:
+        query = functional.linear(rows, folded.query_weight, folded.query_bias).unflatten(-1, (self.heads, -1))
+        # An axis of hours stands where heads would, since the axis of a batch is limited to 65,535 on a GPU.
+        split = (-1, _HOURS if len(rows) % _HOURS == 0 else 1)
+        query, values, bias = (x.unflatten(0, split) for x in (query, tokens.values, tokens.bias))
+        seen = functional.scaled_dot_product_attention(
+            query, values, values, bias.expand(-1, -1, self.heads, -1), scale=1.0
+        )
+        return functional.linear(seen.flatten(0, 1).flatten(1), folded.out_weight, folded.out_bias)
 
 
 def _weighted(query: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
     """Return the weighted means (R, h, H_i) of raw tokens (R, V, H_i) for queries (R, h, H_i)."""
     scores = torch.baddbmm(bias.to(query.dtype).expand(-1, query.shape[1], -1), query, tokens.transpose(1, 2))
-    return torch.bmm(scores.softmax(-1).to(tokens.dtype), tokens)
+    return torch.bmm(softmax(scores), tokens)
 
 
 class CausalSelfAttention(nn.Module):
@@ -186,12 +290,29 @@ class CausalSelfAttention(nn.Module):
         latents = latents + self.attend(self.norm(latents), future)
         return latents + self.mlp(self.mlp_norm(latents))
 
+    def last(self, latents: Tensor, future: Tensor) -> Tensor:
+        """Return what `forward` returns for the last hour (B, 1, H), which is all that a last head needs."""
+        width, heads = latents.shape[-1], self.heads
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        normed = self.norm(latents)
+        query = functional.linear(normed[:, -1:], weight[:width], bias[:width])
+        both = functional.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1))
+        key, value = both.permute(2, 0, 3, 1, 4).unbind()
+        query = query.unflatten(-1, (heads, -1)).transpose(1, 2) * (width // heads) ** -0.5
+        seen = softmax(query @ key.transpose(-1, -2) + future[-1:].to(query.dtype)) @ value
+        mixed = latents[:, -1:] + self.out(seen.transpose(1, 2).flatten(2))
+        return mixed + self.mlp(self.mlp_norm(mixed))
+
     def attend(self, latents: Tensor, future: Tensor) -> Tensor:
         """Return the attention of latents (B, T, H) to each other (B, T, H)."""
         batch, length, width = latents.shape
         split = self.query_key_value(latents).view(batch, length, 3, self.heads, -1)
+        if few_kernels(self, latents):
+            query, key, value = split.permute(2, 0, 3, 1, 4).unbind()
+            seen = functional.scaled_dot_product_attention(query, key, value, future.to(query.dtype))
+            return self.out(seen.transpose(1, 2).reshape(batch, length, width))
         query, key, value = (part.transpose(1, 2).reshape(-1, length, part.shape[-1]) for part in split.unbind(2))
         scores = torch.baddbmm(future.to(query.dtype), query * query.shape[-1] ** -0.5, key.transpose(1, 2))
-        seen = torch.bmm(scores.softmax(-1).to(value.dtype), value)
+        seen = torch.bmm(softmax(scores), value)
         seen = seen.view(batch, self.heads, length, -1).transpose(1, 2).reshape(batch, length, width)
         return self.out(seen)

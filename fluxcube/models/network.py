@@ -67,7 +67,7 @@ class Network(nn.Module, BaseModel):
     def on_device(self, batch: Batch) -> Batch[Tensor]:
         """Return a batch of arrays or tensors as tensors on the model's device."""
         device = next(self.parameters()).device
-        return Batch(*(torch.as_tensor(array, device=device) for array in batch))
+        return batch.map(lambda array: torch.as_tensor(array, device=device))
 
     def weights(self) -> dict[str, bytes]:
         """Return the weights as one safetensors file."""

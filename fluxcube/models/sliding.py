@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from fluxcube.models.base import Batch
-from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, Tokens, WindowedCrossAttention
+from fluxcube.models.layers import (
+    MASKED,
+    CausalSelfAttention,
+    Stack,
+    Tokens,
+    WindowedCrossAttention,
+    few_kernels,
+    softmax,
+)
+from fluxcube.models.tokens import images_at
 
 #: Number of windows that pass the layers together, so that their arrays fit the cache of the processor.
 _PIECE = 32
@@ -68,162 +77,188 @@ class SlidingModel(Protocol):
 
 
 def predict_sliding(model: SlidingModel, batch: Batch[Tensor]) -> Tensor:
-    """Return the output of every window of a contiguous series of hours for its last hour.
+    """Return the output of every window of contiguous series of hours for its last hour.
 
     Parameters
     ----------
     model : EcoPerceiver
         In evaluation mode; its context is T.
     batch : Batch of Tensors
-        One series of N >= T hours: ``len(batch.inputs)`` is 1. A chip at step 0 may be older than the series.
+        B series of N >= T hours each. An image at step 0 may be older than the series.
 
     Returns
     -------
-    (N - T + 1, outputs) Tensor
-        Output of `model` for the last hour of each window of T hours. The latest chip at or before the first hour of a
-        window is placed at that hour.
+    (B, N - T + 1, outputs) Tensor
+        Output of `model` for the last hour of each window of T hours. The latest image at or before the first hour of
+        a window is placed at that hour.
     """
     length, config = model.context, model.config
-    tokens, hours = model.tokens(batch), batch.inputs.shape[1]
+    count, hours = batch.inputs.shape[:2]
     windows = hours - length + 1
-    chips = _Chips.of(tokens, windows) if len(tokens.rows) else None
-    present = tokens.present[:, 0].unfold(0, length, 1)[..., None].clone()
-    if chips:
-        present[:, 0, 0] = (chips.first_bias == 0).any(-1)[:, 0]
-    shared = [_Shared.of(cross, tokens, chips) for cross in model.cross]
-    latents = model.latents.expand(windows, -1, -1).clone()
+    tokens = model.tokens(batch)
+    first = _first_hours(tokens, count, windows) if tokens.images else None
+    present = tokens.present.view(count, hours).unfold(1, length, 1)[..., None].clone()
+    if first is not None:
+        present[:, :, 0] = (first.bias == 0).any(-1).view(count, windows, 1)
+    shared = [_Shared.of(cross, tokens, first) for cross in model.cross]
+    latents = model.latents.expand(count, windows, -1, -1).clone()
     if tokens.offset is not None:
-        latents += tokens.offset[0].unfold(0, length, 1).transpose(1, 2)
+        latents += tokens.offset.unfold(1, length, 1).transpose(2, 3)
     # Windows that would begin before the first hour or end after the last one pad the array; they are never read.
-    room = latents.new_zeros(windows + 2 * (length - 1), length, config.latent)
-    mixed = room[length - 1 : length - 1 + windows]
-    size = _PIECE if latents.device.type == "cpu" else windows
-    pieces = [slice(at, at + size) for at in range(0, windows, size)]
+    room = latents.new_zeros(count, windows + 2 * (length - 1), length, config.latent)
+    mixed = room[:, length - 1 : length - 1 + windows]
+    pieces = _pieces(latents, whole=shared[0].few)
     for i in range(config.blocks):
         at = 0 if config.share else i
         cross, block_self = model.cross[at], model.block_self[at]
         for piece in pieces:
-            mixed[piece] = cross.query(cross.norm(latents[piece]))
+            mixed[piece] = cross.query(cross.norm(latents[piece])).to(mixed.dtype)
         shared[at].attend(room, mixed)
         for piece in pieces:
-            rows = latents[piece] + cross.out(mixed[piece]) * present[piece]
-            rows += cross.mlp(cross.mlp_norm(rows)) * present[piece]
-            latents[piece] = block_self(rows, model.future)
-    return torch.cat([_finish(model, latents[piece]) for piece in pieces])
+            seen = present[piece]
+            out = cross.out(mixed[piece].flatten(0, 2)).to(latents.dtype).view_as(latents[piece])
+            rows = torch.addcmul(latents[piece], out, seen)
+            rows = torch.addcmul(rows, cross.mlp(cross.mlp_norm(rows)).to(latents.dtype), seen)
+            if i == config.blocks - 1 and not len(model.self_layers):
+                latents[piece][:, :, -1:] = block_self.last(rows.flatten(0, 1), model.future).view_as(rows[:, :, -1:])
+            elif len(pieces) == 1:
+                latents = block_self(rows.flatten(0, 1), model.future).view_as(rows)
+            else:
+                latents[piece] = block_self(rows.flatten(0, 1), model.future).view_as(rows)
+    ends = torch.cat([_finish(model, latents[piece].flatten(0, 1)) for piece in pieces])
+    return model.emit(ends).unflatten(0, (count, windows))
+
+
+def _pieces(latents: Tensor, *, whole: bool) -> list[tuple[slice, slice]]:
+    """Return the parts of latents (B, E, T, H) that pass the layers together: all of them on a GPU."""
+    count, windows = latents.shape[:2]
+    if whole:
+        return [(slice(None), slice(None))]
+    starts = range(0, windows, _PIECE)
+    return [(slice(i, i + 1), slice(at, at + _PIECE)) for i in range(count) for at in starts]
 
 
 def _finish(model: SlidingModel, latents: Tensor) -> Tensor:
-    for layer in model.self_layers:
+    """Return the latents (n, H) of the last hours of windows (n, T, H) after the remaining layers."""
+    for layer in list(model.self_layers)[:-1]:
         latents = layer(latents, model.future)
-    return model.emit(latents[:, -1])
+    if len(model.self_layers):
+        return model.self_layers[-1].last(latents, model.future)[:, 0]
+    return latents[:, -1]
 
 
-class _Chips(NamedTuple):
-    """Chips of a series of hours.
+class _First(NamedTuple):
+    """What the first hours of windows see: their own tokens, and the latest images.
 
     Attributes
     ----------
-    rows : (C,) int64 Tensor
-        Hours of the chips, ascending.
-    bands, bias : (C, b, H_i), (C, 1, V + b) Tensor
-        Tokens of the chips; masks of all tokens of their hours.
-    first : tuple of (E,) int64 Tensor
-        Index of the latest image of each kind at the first hour of each window; 0 where there is none.
-    counts : tuple of int
-        Number of bands of each kind.
-    first_bias : (E, 1, V + b) Tensor
-        Masks of all tokens of each window's first hour.
+    rows : (B E,) int64 Tensor
+        First hour of each window, hours of all series flattened.
+    bands : (B E, b, H_i) Tensor
+        Tokens of the latest image of each kind.
+    bias : (B E, 1, V + b) Tensor
+        Masks of all tokens.
     """
 
     rows: Tensor
     bands: Tensor
     bias: Tensor
-    first: tuple[Tensor, ...]
-    counts: tuple[int, ...]
-    first_bias: Tensor
 
-    @classmethod
-    def of(cls, tokens: Tokens, windows: int) -> _Chips:
-        rows, order = tokens.rows.sort()
-        count = tokens.values.shape[1]
-        bands, bias = tokens.more[order, count:], tokens.more_bias[order]
-        starts = torch.arange(windows, device=rows.device)
-        first, masks, at = [], [], count
-        for own, size in tokens.kinds or ((rows, bands.shape[1]),):
-            latest = torch.searchsorted(own, starts, right=True) - 1
-            known = own[latest.clamp(min=0)] if len(own) else torch.zeros_like(latest)
-            index = torch.searchsorted(rows, known).clamp(max=len(rows) - 1)
-            first.append(index)
-            masks.append(bias[index, :, at : at + size].masked_fill((latest < 0)[:, None, None], MASKED))
-            at += size
-        sizes = tuple(size for _, size in tokens.kinds) or (bands.shape[1],)
-        return cls(rows, bands, bias, tuple(first), sizes, torch.cat([tokens.bias[:windows], *masks], -1))
 
-    def at_first(self, values: Tensor) -> Tensor:
-        """Return values (C, h, b, d) of the bands of each window's latest images (E, h, b, d)."""
-        parts = values.split(self.counts, 2)
-        return torch.cat([part[index] for part, index in zip(parts, self.first, strict=True)], 2)
+def _first_hours(tokens: Tokens, count: int, windows: int) -> _First:
+    """Return the tokens of the bands at the first hours of the windows of several series."""
+    hours = torch.arange(windows, device=tokens.values.device).expand(count, -1)
+    series = torch.arange(count, device=hours.device)[:, None] * (len(tokens.values) // count)
+    rows = (hours + series).flatten()
+    bands, seen = images_at(tokens.images, hours, latest=True)
+    masks = torch.where(seen, 0.0, MASKED).to(tokens.bias.dtype)[:, None]
+    own = tokens.bias[..., : tokens.own].index_select(0, rows)
+    return _First(rows, bands, torch.cat([own, masks], -1))
 
 
 class _Shared(NamedTuple):
-    """Keys and values (h, ...) of one cross-attention for a series of N hours of V tokens each.
+    """Keys and values (h, ...) of one cross-attention for series of N hours of V tokens each.
 
     Attributes
     ----------
     heads : int
+    few : bool
+        Whether few large kernels are used, as on a GPU.
     hours : tuple of Tensor
-        Keys and values (N, h, V, d) and masks (N, 1, 1, V), None where no token is masked.
-    chips : _Chips or None
-    at_chips, at_first : tuple of Tensor
-        The same with the tokens of the bands, for hours with a chip and for first hours of windows; empty without
-        chips.
+        Keys and values (B N, h, V, d) and masks (B N, 1, 1, V).
+    rows : (S,) int64 Tensor or None
+        Hours with images, of which each has further tokens.
+    at_images, at_first : tuple of Tensor
+        The same with the tokens of the bands, for hours with images and for first hours of windows; empty without
+        images.
     """
 
     heads: int
-    hours: tuple
-    chips: _Chips | None
-    at_chips: tuple
-    at_first: tuple
+    few: bool
+    hours: tuple[Tensor, Tensor, Tensor]
+    rows: Tensor | None = None
+    at_images: tuple[Tensor, ...] = ()
+    at_first: tuple[Tensor, ...] = ()
 
     @classmethod
-    def of(cls, cross: WindowedCrossAttention, tokens: Tokens, chips: _Chips | None) -> _Shared:
-        heads = cross.heads
+    def of(cls, cross: WindowedCrossAttention, tokens: Tokens, first: _First | None) -> _Shared:
+        heads, few = cross.heads, few_kernels(cross, tokens.values)
 
-        def project(x: Tensor) -> tuple[Tensor, ...]:
+        def project(x: Tensor) -> tuple[Tensor, Tensor]:
             key = functional.linear(x, cross.key.weight) * (cross.key.out_features // heads) ** -0.5
-            return tuple(y.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous() for y in (key, cross.value(x)))
+            key, value = (y.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous() for y in (key, cross.value(x)))
+            return key, value
 
-        inputs = project(tokens.values)
-        hours = (*inputs, tokens.bias[:, None] if tokens.bias.any() else None)
-        if chips is None:
-            return cls(heads, hours, None, (), ())
-        bands, windows = project(chips.bands), len(chips.first_bias)
-        at_chips = [torch.cat([x[chips.rows], y], 2) for x, y in zip(inputs, bands, strict=True)]
-        at_first = [torch.cat([x[:windows], chips.at_first(y)], 2) for x, y in zip(inputs, bands, strict=True)]
-        return cls(heads, hours, chips, (*at_chips, chips.bias[:, None]), (*at_first, chips.first_bias[:, None]))
+        key, value = project(tokens.values)
+        hours = key, value, tokens.bias[:, None]
+        if first is None:
+            return cls(heads, few, hours)
+        own = [x[:, :, : tokens.own].index_select(0, first.rows) for x in (key, value)]
+        at_first = [torch.cat(pair, 2) for pair in zip(own, project(first.bands), strict=True)]
+        whole = (*at_first, first.bias[:, None])
+        if tokens.rows is None or tokens.more is None or tokens.more_bias is None:
+            return cls(heads, few, hours, None, (), whole)
+        return cls(heads, few, hours, tokens.rows, (*project(tokens.more), tokens.more_bias[:, None]), whole)
 
     def attend(self, room: Tensor, inside: Tensor) -> None:
-        """Replace queries (E, T, H), `inside` of `room` (E + 2 T - 2, T, H), by the result of attention."""
-        length, width = inside.shape[1:]
+        """Replace queries (B, E, T, H), `inside` of `room` (B, E + 2 T - 2, T, H), by the result of attention."""
+        count, windows, length, width = inside.shape
         split = (self.heads, width // self.heads)
-        first = inside[:, 0].unflatten(-1, split)[:, :, None].clone()
+        hours = windows + length - 1
+        attention = _fused if self.few else _attention
+        first = None
+        if self.at_first:
+            queries = inside[:, :, 0].unflatten(-1, split).flatten(0, 1)[:, :, None]
+            first = attention(queries, *self.at_first).view(count, windows, width)
         # Row k of hour t is the latent of window t + k (of `room`) at its hour T - 1 - k.
-        shape = (len(inside) + length - 1, self.heads, length, split[1])
-        by_hour = room.as_strided(shape, (length * width, split[1], (length - 1) * width, 1), (length - 1) * width)
-        rows = by_hour[self.chips.rows] if self.chips else by_hour[:0]
-        for at in range(0, shape[0], _PIECE):
-            piece = slice(at, at + _PIECE)
-            key, value, bias = self.hours
-            bias = None if bias is None else bias[piece]
-            by_hour[piece] = _attention(by_hour[piece], key[piece], value[piece], bias)
-        if self.chips:
-            by_hour[self.chips.rows] = _attention(rows, *self.at_chips)
-            inside[:, 0] = _attention(first, *self.at_first).flatten(1)
+        shape = (count, hours, self.heads, length, split[1])
+        strides = (room.stride(0), length * width, split[1], (length - 1) * width, 1)
+        by_hour = room.as_strided(shape, strides, (length - 1) * width)
+        at = None if self.rows is None else (self.rows // hours, self.rows % hours)
+        rows = None if at is None else by_hour[at]
+        if self.few:
+            by_hour.copy_(_fused(by_hour.flatten(0, 1), *self.hours).view(shape))
+        else:
+            for i in range(count):
+                for start in range(0, hours, _PIECE):
+                    piece = slice(start, min(start + _PIECE, hours))
+                    own = (x[i * hours + piece.start : i * hours + piece.stop] for x in self.hours)
+                    by_hour[i, piece] = _attention(by_hour[i, piece], *own)
+        if at is not None and rows is not None:
+            # Slots at one hour have the same tokens, so that it does not matter which of them is written last.
+            by_hour[at] = _attention(rows, *self.at_images)
+        if first is not None:
+            inside[:, :, 0] = first
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Return what `_attention` returns, in one kernel."""
+    bias = bias.to(key.dtype).expand(-1, query.shape[1], query.shape[2], -1)
+    return functional.scaled_dot_product_attention(query.to(key.dtype), key, value, bias, scale=1.0).to(query.dtype)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """Return attention of queries (N, h, q, d) over keys and values (N, h, V, d)."""
     scores = query @ key.transpose(-1, -2)
-    if bias is not None:
-        scores += bias
-    return (scores.softmax(-1) @ value).to(query.dtype)  # autocast halves products
+    scores += bias
+    return (softmax(scores) @ value).to(query.dtype)  # autocast halves products

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,7 +11,16 @@ from torch.nn import functional
 from fluxcube.models.base import Batch, Sizes, split_images
 from fluxcube.models.dropout import DropoutKey
 from fluxcube.models.ecoperceiver_config import EcoPerceiverConfig
-from fluxcube.models.layers import MASKED, Stack, Tokens, fourier_features
+from fluxcube.models.layers import (
+    MASKED,
+    ImageTokens,
+    Stack,
+    Tokens,
+    few_kernels,
+    fourier_features_of,
+    octaves,
+    product_dtype,
+)
 from fluxcube.models.linear import Linear
 from fluxcube.models.network import Network
 
@@ -26,6 +37,7 @@ class TokenNetwork(Network):
     droppable: Tensor
     coarse: Tensor
     scale: Tensor
+    octaves: Tensor
 
     def _add_token_parameters(self, config: EcoPerceiverConfig, sizes: Sizes) -> None:
         token = config.coding + config.embedding
@@ -55,34 +67,71 @@ class TokenNetwork(Network):
         coarse = (torch.arange(config.frequencies) < config.static_frequencies).float()
         coarse = coarse.repeat(2) if config.frequencies else torch.ones(1)
         self.register_buffer("coarse", coarse, persistent=False)
+        self.register_buffer("octaves", octaves(config.frequencies), persistent=False)
         scale = torch.full((sizes.inputs,), 1 / _STANDARD_DEVIATIONS if config.summary else 1.0)
         scale[list(sizes.cyclic)] = 1.0
         self.register_buffer("scale", scale, persistent=False)
 
     def tokens(self, batch: Batch[Tensor]) -> Tokens:
-        """Return the tokens of a batch and their masks."""
-        seen = torch.isfinite(batch.inputs)
-        values = torch.where(torch.isfinite(batch.inputs), batch.inputs, _PLACEHOLDER)
+        """Return the tokens of a batch and their masks; no shape of theirs depends on a value of the batch."""
+        seen = finite(batch.inputs)
+        values = torch.nan_to_num(batch.inputs, *[_PLACEHOLDER] * 3)
         hourly, seen, offset = (self._summarised if self.config.summary else self._separate)(batch, values, seen)
-        hourly, seen = hourly.flatten(0, 1), seen.flatten(0, 1)
-        rows, images, images_seen, kinds = self._image_tokens(batch)
-        more_seen = torch.cat([seen[rows], images_seen], 1)
-        present = seen.any(-1)
-        present = present.index_copy(0, rows, more_seen.any(-1))
+        dtype = product_dtype(hourly)
+        hourly, seen = hourly.to(dtype).flatten(0, 1), seen.flatten(0, 1)
+        images = self._image_tokens(batch)
+        if not images:
+            present = seen.any(-1, keepdim=True).to(batch.inputs.dtype)
+            return Tokens(hourly, _bias(seen, dtype), present, offset=offset, own=hourly.shape[1])
+        if few_kernels(self, hourly):
+            return self._in_every_hour(batch, hourly, seen, images, offset)
+        return self._in_hours_of_images(batch, hourly, seen, images, offset)
+
+    def _in_every_hour(
+        self, batch: Batch[Tensor], hourly: Tensor, seen: Tensor, images: tuple[ImageTokens, ...], offset: Tensor | None
+    ) -> Tokens:
+        """Return tokens of which each hour has those of the bands, too, masked where there is no image."""
+        count, length = batch.inputs.shape[:2]
+        hours = torch.arange(length, device=hourly.device).expand(count, -1)
+        bands, bands_seen = images_at(images, hours)
+        seen = torch.cat([seen, bands_seen], 1)
+        return Tokens(
+            values=torch.cat([hourly, bands], 1),
+            bias=_bias(seen, hourly.dtype),
+            present=seen.any(-1, keepdim=True).to(batch.inputs.dtype),
+            offset=offset,
+            images=images,
+            own=hourly.shape[1],
+        )
+
+    def _in_hours_of_images(
+        self, batch: Batch[Tensor], hourly: Tensor, seen: Tensor, images: tuple[ImageTokens, ...], offset: Tensor | None
+    ) -> Tokens:
+        """Return tokens of which those of the bands stand apart, for each slot of the batch."""
+        hours, once = _hours_of_slots(images)
+        bands, bands_seen = images_at(images, hours)
+        first = torch.arange(len(hours), device=hours.device)[:, None] * batch.inputs.shape[1]
+        rows = (hours + first).flatten()
+        more_seen = torch.cat([seen.index_select(0, rows), bands_seen], 1)
+        present = seen.any(-1).index_copy(0, rows, more_seen.any(-1))
         return Tokens(
             values=hourly,
             bias=_bias(seen, hourly.dtype),
-            present=present[:, None].to(hourly.dtype),
+            present=present[:, None].to(batch.inputs.dtype),
             rows=rows,
-            more=torch.cat([hourly.index_select(0, rows), images.to(hourly.dtype)], 1),
+            more=torch.cat([hourly.index_select(0, rows), bands], 1),
             more_bias=_bias(more_seen, hourly.dtype),
+            once=once.flatten()[:, None, None].to(hourly.dtype),
             offset=offset,
-            kinds=kinds,
+            images=images,
+            own=hourly.shape[1],
         )
 
     def _separate(self, batch: Batch[Tensor], values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return a token for every input and static input (B, T, V, H_i), which are not masked, and no offset."""
         tokens = self._input_tokens(self._encoded(values))
+        if not self.sizes.numbers and not self.sizes.classes:
+            return tokens, seen, None
         static, static_seen = self._static_tokens(batch)
         length = values.shape[1]
         tokens = torch.cat([tokens, static[:, None].expand(-1, length, -1, -1)], 2)
@@ -111,7 +160,7 @@ class TokenNetwork(Network):
         """Return Fourier features (..., 2 K), or the values themselves (..., 1)."""
         if not self.config.frequencies:
             return values.float()[..., None]
-        return fourier_features(values, self.config.frequencies)
+        return fourier_features_of(values, self.octaves)
 
     @property
     def drops_inputs(self) -> bool:
@@ -126,10 +175,11 @@ class TokenNetwork(Network):
         Returns
         -------
         Batch of Tensors
-            NaN where a token was dropped.
+            NaN where a token was dropped; without a table of images, since each window drops its own ones.
         """
         if not self.drops_inputs:
             return batch
+        batch = batch.without_table()
         per_token, share = self.config.dropout_unit == "token", self.config.dropout
         hours, columns = batch.inputs.shape[1:]
         gone = key.dropped(rows, (hours if per_token else 1, columns), share, part=0) & self.droppable
@@ -150,8 +200,8 @@ class TokenNetwork(Network):
 
     def _static_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the tokens (B, S + C, H_i) that are the same at every hour, and which are not masked."""
-        seen = torch.isfinite(batch.numbers)
-        features = self._encoded(torch.where(seen, batch.numbers, _PLACEHOLDER))
+        seen = finite(batch.numbers)
+        features = self._encoded(torch.nan_to_num(batch.numbers, *[_PLACEHOLDER] * 3))
         embedding = self.variables[self.sizes.inputs :].expand(len(features), -1, -1)
         features = features * self.coarse
         tokens = [torch.cat([features, embedding], -1)]
@@ -159,47 +209,31 @@ class TokenNetwork(Network):
             tokens.append(table[batch.classes[:, i].clamp(min=0)][:, None])
         return self.met_norm(torch.cat(tokens, 1)), torch.cat([seen, batch.classes >= 0], 1)
 
-    def _image_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor, Tensor, tuple[tuple[Tensor, int], ...]]:
-        """Return the rows (C,) of the hours with an image, and their band tokens (C, b, H_i), of all kinds together.
+    def _image_tokens(self, batch: Batch[Tensor]) -> tuple[ImageTokens, ...]:
+        """Return the band tokens of each kind of images, of which a table of distinct images is encoded once."""
+        kinds = self.sizes.image_kinds
+        if not kinds or not batch.image_step.shape[1]:
+            return ()
+        encoders: list[ImageEncoder | None] = [None] if self.sizes.bands else []
+        encoders += list(self.image_encoders)
+        parts = split_table(batch, self.sizes)
+        return tuple(self._band_tokens(*part, encoder) for part, encoder in zip(parts, encoders, strict=True))
 
-        Then follow which of these are not masked, and `Tokens.kinds`.
-        """
-        parts = split_images(batch.images, batch.image_step, self.sizes)
-        if not self.sizes.image_bands:
-            return (*self._band_tokens(batch, *parts[0], None), ())
-        encoders = [None, *self.image_encoders] if self.sizes.bands else list(self.image_encoders)
-        found = [self._band_tokens(batch, *part, one) for part, one in zip(parts, encoders, strict=True)]
-        # Images of several kinds often share an hour, whose tokens then stand beside each other.
-        rows = torch.unique(torch.cat([own for own, _, _ in found]))
-        tokens, seen = [], []
-        for own, values, unmasked in found:
-            at = torch.searchsorted(rows, own)
-            tokens.append(values.new_zeros(len(rows), *values.shape[1:]).index_copy(0, at, values))
-            seen.append(unmasked.new_zeros(len(rows), unmasked.shape[1]).index_copy(0, at, unmasked))
-        kinds = tuple((own.sort()[0], values.shape[1]) for own, values, _ in found)
-        return rows, torch.cat(tokens, 1), torch.cat(seen, 1), kinds
-
-    def _band_tokens(
-        self, batch: Batch[Tensor], images: Tensor, step: Tensor, encoder: ImageEncoder | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows (C,) of the hours with an image of one kind, its tokens (C, b, H_i), and which are seen."""
-        bands = self.sizes.bands if encoder is None else len(encoder.bands)
-        window, slot = torch.nonzero(step >= 0, as_tuple=True)
-        if not bands:
-            window, slot = window[:0], slot[:0]
-        rows = window * batch.inputs.shape[1] + step[window, slot]
-        token = self.config.coding + self.config.embedding
-        if not len(rows):
-            return rows, batch.inputs.new_zeros(0, bands, token), rows.new_zeros(0, bands) > 0
-        images = images[window, slot]
-        seen = torch.isfinite(images).all(-1)
-        images = torch.where(seen[..., None], images, _PLACEHOLDER)
+    def _band_tokens(self, images: Tensor, step: Tensor, row: Tensor, encoder: ImageEncoder | None) -> ImageTokens:
+        """Return the tokens of images (M, b, p) of one kind, whose slots have time steps and rows (B, K)."""
+        unmasked = finite(images).all(-1)
+        images = images.masked_fill(~unmasked[..., None], _PLACEHOLDER)
         if encoder is None:
             features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
-            tokens = self.image_norm(torch.cat([features, self.bands.expand(len(rows), -1, -1)], -1))
+            tokens = self.image_norm(torch.cat([features, self.bands.expand(len(images), -1, -1)], -1))
         else:
             tokens = encoder(images)
-        return rows, tokens, seen
+        return ImageTokens(step, row, tokens.to(product_dtype(tokens)), unmasked[row])
+
+
+def finite(x: Tensor) -> Tensor:
+    """Return where values are finite, by two kernels instead of the five of `torch.isfinite`."""
+    return x.abs() < torch.inf
 
 
 class ImageEncoder(nn.Module):
@@ -265,6 +299,66 @@ class Summary(nn.Module):
         each_hour = torch.cat(static, -1)[:, None].expand(-1, slow.shape[1], -1)
         hidden = self.layers(torch.cat([slow, seen.to(slow.dtype), each_hour], -1))
         return self.token(hidden), self.offset(hidden)
+
+
+def split_table(batch: Batch[Tensor], sizes: Sizes) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return the images (M, b, p) of each kind, and the time step and row (B, K) of each slot.
+
+    Parameters
+    ----------
+    batch : Batch of Tensors
+        Windows with or without a table of images.
+    sizes : Sizes
+        Bands and pixels of each kind.
+    """
+    if batch.image_row is None:
+        parts = split_images(batch.images, batch.image_step, sizes)
+        slots = parts[0][1].numel()
+        row = torch.arange(slots, device=batch.images.device).view_as(parts[0][1])
+        return [(images.flatten(0, 1), step, row) for images, step in parts]
+    if not sizes.image_bands:
+        return [(batch.images, batch.image_step, batch.image_row)]
+    kinds = sizes.image_kinds
+    steps, rows = batch.image_step.chunk(len(kinds), 1), batch.image_row.chunk(len(kinds), 1)
+    tables = [batch.images[:, 0, : bands * pixels].unflatten(-1, (bands, pixels)) for bands, pixels in kinds]
+    return list(zip(tables, steps, rows, strict=True))
+
+
+def images_at(images: Sequence[ImageTokens], hours: Tensor, *, latest: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the band tokens (B S, b, H_i) of all kinds at some hours, and which are not masked (B S, b).
+
+    Parameters
+    ----------
+    images : sequence of ImageTokens
+        Images of B windows.
+    hours : (B, S) int64 Tensor
+        Time steps of the windows.
+    latest : bool
+        Whether to return the latest image at or before an hour, instead of the one at that hour.
+    """
+    tokens, seen = [], []
+    for one in images:
+        step, hour = one.step[:, None], hours[..., None]
+        usable = step <= hour if latest else step == hour
+        best, slot = torch.where(usable, step, -1).max(-1)
+        tokens.append(one.tokens.index_select(0, one.row.gather(1, slot).flatten()))
+        own = one.seen.gather(1, slot[..., None].expand(-1, -1, one.seen.shape[2]))
+        seen.append((own & (best >= 0)[..., None]).flatten(0, 1))
+    if len(images) == 1:
+        return tokens[0], seen[0]
+    return torch.cat(tokens, 1), torch.cat(seen, 1)
+
+
+def _hours_of_slots(images: Sequence[ImageTokens]) -> tuple[Tensor, Tensor]:
+    """Return the hours (B, S) of the slots of all kinds, and which slots are the first ones at their hour.
+
+    A slot without an image repeats the hour of another one (hour 0 of a window without images), since the number of
+    slots must not depend on the data.
+    """
+    step = torch.cat([one.step for one in images], 1)
+    hours = torch.where(step >= 0, step, step.max(1, keepdim=True)[0]).clamp(min=0)
+    earlier = (hours[:, :, None] == hours[:, None]).tril(-1)
+    return hours, ~earlier.any(-1)
 
 
 def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -209,8 +209,9 @@ def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, n
         )
         parts.append(next(iter(windows)))
     slots = max(part["images"].shape[1] for part in parts)
-    merged = {name: np.concatenate([_padded(part[name], name, slots) for part in parts]) for name in Batch._fields}
-    return Batch(**merged), np.concatenate([part["targets"] for part in parts]), every[0].spec
+    present = Batch.of(parts[0]).present()
+    merged = {name: np.concatenate([_padded(part[name], name, slots) for part in parts]) for name in present}
+    return Batch.of(merged), np.concatenate([part["targets"] for part in parts]), every[0].spec
 
 
 def _padded(array: np.ndarray, name: str, slots: int) -> np.ndarray:
@@ -255,7 +256,7 @@ def _error(model: Model, batch: Batch, targets: np.ndarray) -> float:
     """Return the mean squared error of scaled targets, averaged over targets."""
     size, estimates = 128 if model.networks else len(targets), []
     for at in range(0, len(targets), size):
-        part = Batch(*(array[at : at + size] for array in batch))
+        part = batch.take(slice(at, at + size))
         estimates.append(model.predict(part)[:, -targets.shape[1] :])
     squares = np.square(np.concatenate(estimates) - targets, dtype=np.float64)
     seen = np.isfinite(squares)

@@ -58,7 +58,7 @@ def make_model(sizes=SIZES, **changes):
 
 
 def tensors(arrays):
-    return Batch(*(torch.from_numpy(np.asarray(a)) for a in Batch.of(arrays)))
+    return Batch.of(arrays).map(lambda a: torch.from_numpy(np.asarray(a)))
 
 
 def run(model, batch):
@@ -105,7 +105,7 @@ def test_a_stretch_gives_what_its_windows_give(sizes, change):
     model, block = make_model(sizes, **change), make_block(sizes)
     series, hours = flatten(block), block.inputs.shape[1]
     with torch.inference_mode():
-        stretch = predict_sliding(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))
+        stretch = predict_sliding(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))[0]
         stops = np.arange(24, hours + 1)
         windows = torch.cat([model(tensors(gather(series, np.array([0]), np.array([s]), 24)))[:, -1] for s in stops])
     torch.testing.assert_close(stretch, windows, atol=2e-5, rtol=1e-4)

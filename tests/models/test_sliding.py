@@ -64,14 +64,14 @@ def block(sizes, hours, places=1, seed=0, chips=True):
 
 
 def tensors(arrays):
-    return Batch(*(torch.from_numpy(np.asarray(a)) for a in Batch.of(arrays)))
+    return Batch.of(arrays).map(lambda a: torch.from_numpy(np.asarray(a)))
 
 
 def both(model, block, length):
     """A stretch at once, and one pass for each of its windows."""
     series, hours = flatten(block), block.inputs.shape[1]
     with torch.inference_mode():
-        stretch = predict_sliding(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))
+        stretch = predict_sliding(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))[0]
         stops = np.arange(length, hours + 1)
         windows = [tensors(gather(series, np.array([0]), np.array([s]), length)) for s in stops]
         return stretch, torch.cat([model(w)[:, -1] for w in windows])
@@ -226,6 +226,6 @@ def test_an_ensemble_slides_with_its_members():
 def test_predict_of_a_stretch_fills_all_but_the_first_hours():
     model = make_model()
     batch = make_batch(2, 40)
-    out = model.predict(Batch(*(part.numpy() for part in batch)))
+    out = model.predict(batch.map(lambda a: a.numpy()))
     assert out.shape == (2, 40, 2)
     assert np.isnan(out[:, :11]).all() and np.isfinite(out[:, 11:]).all()

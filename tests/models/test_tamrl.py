@@ -82,12 +82,12 @@ def test_modulation_is_what_it_says():
     """By hand: x' = gamma1 x + beta1 before the LSTM, h' = gamma2 h + beta2 after it."""
     tam, codes = build(), torch.randn(6, 3)
     film = tam.film(codes)
-    batch = Batch(*(torch.from_numpy(a) for a in coded(windows(), codes.numpy())))
+    batch = coded(windows(), codes.numpy()).map(torch.from_numpy)
     with torch.no_grad():
         x = tam.embed_input(tam.features(batch))
         hidden, _ = tam.lstm(film.gamma1 * x + film.beta1)
         by_hand = tam.head(film.gamma2[:, 0] * hidden[:, -1] + film.beta2[:, 0])
-    np.testing.assert_allclose(last(tam, Batch(*(a.numpy() for a in batch))), by_hand.numpy(), atol=1e-6)
+    np.testing.assert_allclose(last(tam, batch.map(lambda a: a.numpy())), by_hand.numpy(), atol=1e-6)
     raw = build(config=dataclasses.replace(CONFIG, embedding=0))
     assert raw.film(codes).gamma1.shape[-1] == raw.lstm.input_size == 5 + 1 + 5
 
@@ -122,7 +122,7 @@ def test_support_changes_the_prediction_and_its_order_does_not():
 
 def test_support_in_training_is_the_embedding_of_inference():
     tam, given, group = build(), support(3), np.array([0, 2, 2, 1, 0, 1])
-    batch = Batch(*(torch.from_numpy(a) for a in windows()))
+    batch = windows().map(torch.from_numpy)
     with torch.no_grad():
         out = tam(batch, torch.from_numpy(given), torch.from_numpy(group))[:, -1].numpy()
     np.testing.assert_allclose(out, last(tam, coded(windows(), tam.encode(given)[group])), atol=1e-6)
@@ -139,7 +139,7 @@ def test_what_else_is_in_the_batch_does_not_matter(kind):
         batch = coded(batch, codes)
     together = last(model, batch)
     for rows in ([4], [7, 0], [3, 3, 1]):
-        np.testing.assert_allclose(last(model, Batch(*(a[rows] for a in batch))), together[rows], atol=1e-6)
+        np.testing.assert_allclose(last(model, batch.take(rows)), together[rows], atol=1e-6)
     assert np.array_equal(last(model, batch), together), "twice the same"
 
 
@@ -223,7 +223,7 @@ def test_every_size_changes_the_weights(change):
 def test_training_gives_the_supervised_days_and_drops():
     config = dataclasses.replace(CONFIG, supervised=5, dropout=0.5)
     tam = build(config=config).train()
-    batch = Batch(*(torch.from_numpy(a) for a in windows(code=3)))
+    batch = windows(code=3).map(torch.from_numpy)
     one, two = tam(batch), tam(batch)
     assert one.shape == (6, 5, 2) and not torch.equal(one, two)
     tam.eval()
@@ -234,7 +234,7 @@ def test_training_gives_the_supervised_days_and_drops():
 def test_one_batch_can_be_overfitted():
     torch.manual_seed(0)
     tam = build(modulated=False).train()
-    batch, given = Batch(*(torch.from_numpy(a) for a in windows(8))), torch.from_numpy(support(8))
+    batch, given = windows(8).map(torch.from_numpy), torch.from_numpy(support(8))
     wanted = torch.randn(8, 1, 2)
     optimizer = torch.optim.Adam(tam.parameters(), 0.05)
     for _ in range(60):
