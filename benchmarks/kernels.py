@@ -68,7 +68,6 @@ def main(preset: str, cells: int, card: bool) -> None:
             one = windows(series, torch.full((1,), 400).numpy(), 72)
             printed("sliding windows, 1 cell", counted(lambda: predict_sliding(last, one)))
     dense.train()
-    dense.drops_itself = False
     optimizer = torch.optim.AdamW(dense.parameters(), 1e-4, fused=True)
     target = torch.randn(8, length, 1)
 

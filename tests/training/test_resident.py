@@ -193,7 +193,7 @@ class Waits(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in ("_local_scalar_dense", "_unique2", "masked_select"):
+        if function.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "_unique2", "masked_select"):
             self.found.append(str(function))
         return function(*args, **(kwargs or {}))
 
