@@ -238,7 +238,7 @@ def copy_part(folder: Path, rounds: int) -> None:
 
 
 def trees_part(folder: Path, rounds: int) -> None:
-    store = write_forcing(forcing((16, 16), 30), folder / "trees.zarr")
+    store = write_forcing(forcing((8, 8), 30), folder / "trees.zarr")
     five = spec(FLUXES)
     sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS), targets=5)
     config = BoostingConfig(n_estimators=500, max_depth=8, early_stopping=0, min_child_weight=1)
@@ -249,12 +249,12 @@ def trees_part(folder: Path, rounds: int) -> None:
     trees = Boosting(config, sizes)
     trees.boosters = one.boosters * 5
     name = "XGBoost, 5 x 500 trees of depth 8"
-    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", 240, 6)}
-    for preset, cells in (("small", 6), ("published", 3)):
+    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", 480, 8)}
+    for preset, cells in (("small", 8), ("published", 4)):
         for form in FORMS:
             model = twin(network(preset, 5, head="dense", attention=form), "dense")
             variants[f"{preset}(), {form}, T {model.context}"] = lambda model=model, cells=cells: mapped(
-                model, five, store, folder / "b.zarr", 240, cells
+                model, five, store, folder / "b.zarr", 480, cells
             )
     compared(variants, name, rounds)
 
