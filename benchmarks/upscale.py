@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import io
 import operator
 import os
 import resource
@@ -242,7 +241,7 @@ def copy_part(folder: Path, rounds: int) -> None:
 
 
 def trees_part(folder: Path, rounds: int) -> None:
-    store = write_forcing(forcing((16, 16), 30), folder / "trees.zarr")
+    store = write_forcing(forcing((8, 8), 30), folder / "trees.zarr")
     five = spec(FLUXES)
     sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS), targets=5)
     config = BoostingConfig(n_estimators=500, max_depth=8, early_stopping=0, min_child_weight=1)
@@ -253,12 +252,12 @@ def trees_part(folder: Path, rounds: int) -> None:
     trees = Boosting(config, sizes)
     trees.boosters = one.boosters * 5
     name = "XGBoost, 5 x 500 trees of depth 8"
-    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", 240, 6)}
-    for preset, cells in (("small", 6), ("published", 3)):
+    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", 480, 8)}
+    for preset, cells in (("small", 8), ("published", 4)):
         for form in FORMS:
             model = twin(network(preset, 5, head="dense", attention=form), "dense")
             variants[f"{preset}(), {form}, T {model.context}"] = lambda model=model, cells=cells: mapped(
-                model, five, store, folder / "b.zarr", 240, cells
+                model, five, store, folder / "b.zarr", 480, cells
             )
     compared(variants, name, rounds)
 
@@ -429,25 +428,36 @@ def workers_part(folder: Path) -> None:
     print(f"  regions a second: {rates[1]:.3f} with one worker, {rates[2]:.3f} with two: x {rates[2] / rates[1]:.2f}")
 
 
-def run_part(part: str, folder: Path, rounds: int) -> str:
-    """Run one part, and return what it prints."""
+def run_part(part: str, folder: Path, rounds: int) -> None:
+    """Run one part, which prints its results."""
     torch.set_num_threads(1)
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-        if part in ("store", "copy", "trees", "surface"):
-            globals()[f"{part}_part"](folder, rounds)
-        elif part == "graph":
-            graph_part()
-        else:
-            globals()[f"{part}_part"](folder)
-    return text.getvalue()
+    if part in ("store", "copy", "trees", "surface"):
+        globals()[f"{part}_part"](folder, rounds)
+    elif part == "graph":
+        graph_part()
+    else:
+        globals()[f"{part}_part"](folder)
 
 
-def in_worker(part: str, folder: Path, rounds: int) -> str:
-    """Run one part in a Dask worker, as `write_maps` starts it."""
+def run_into(text: Path, part: str, folder: Path, rounds: int) -> None:
+    """Run one part, which prints its results into a file."""
+    with open(text, "a", buffering=1, encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        run_part(part, folder, rounds)
+
+
+def in_worker(part: str, folder: Path, rounds: int) -> None:
+    """Run one part in a Dask worker, as `write_maps` starts it, and print its results as they come."""
     import upscale as own  # the worker imports this module, and not the program that is running
 
-    with processes(1) as (client, _, _):
-        return client.submit(own.run_part, part, folder, rounds, pure=False).result()
+    text = folder / f"{part}.txt"
+    text.touch()
+    with processes(1) as (client, _, _), open(text, encoding="utf-8") as lines:
+        future = client.submit(own.run_into, text, part, folder, rounds, pure=False)
+        while not future.done():
+            time.sleep(1)
+            print(lines.read(), end="", flush=True)
+        future.result()
+        print(lines.read(), end="", flush=True)
 
 
 def main(parts: str, rounds: int) -> None:
@@ -455,8 +465,8 @@ def main(parts: str, rounds: int) -> None:
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name).absolute()
         for part in parts.split(","):
-            run = run_part if part in OWN else in_worker
-            print(f"{part}\n{run(part, folder, rounds)}", end="", flush=True)
+            print(part, flush=True)
+            (run_part if part in OWN else in_worker)(part, folder, rounds)
     print(f"load {os.getloadavg()[0]:.1f}")
 
 
