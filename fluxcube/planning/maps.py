@@ -142,8 +142,9 @@ class MapPlan:
 
     @property
     def wall_hours(self) -> Interval:
-        """Time that passes with the given number of workers, hours."""
-        return self.device_hours.times(1 / self.workers, self.sample.start_wall / 3600)
+        """Time that passes with the given number of workers, each with whole tasks, hours."""
+        longest = -(-self.tasks // self.workers) / self.tasks
+        return self.device_hours.times(longest, self.sample.start_wall / 3600)
 
     @property
     def bytes_read(self) -> int:

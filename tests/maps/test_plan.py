@@ -172,6 +172,7 @@ def test_hours_bytes_and_costs_are_those_of_the_sample_scaled():
     assert plan.tasks == 6 and plan.cell_steps == 100
     assert plan.cpu_hours.estimate == pytest.approx((20 + 2 * 3 + 1) / 3600)
     assert plan.wall_hours.estimate == pytest.approx((40 / 2 + 5) / 3600)
+    assert planned(workers=5).wall_hours.estimate == pytest.approx((40 * 2 / 6 + 5) / 3600)  # one has two tasks
     assert plan.gpu_hours.estimate == pytest.approx(plan.cpu_hours.estimate / 10)
     assert (plan.bytes_written, plan.disk_bytes_read) == (500, 3000)
     assert plan.cost == pytest.approx((plan.cpu_hours.estimate * 0.1, plan.gpu_hours.estimate * 3))
