@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.modis.rasters import Tile
 from fluxcube.stores.reading import is_url
+
+#: Maximum number of files of a folder that are looked for.
+_FILES = 20
 
 
 def input_paths(graph: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -26,6 +30,18 @@ def input_paths(graph: Mapping[Any, Any]) -> tuple[str, ...]:
     """
     found = {path for value in graph.values() for path in _paths(value, 0) if not is_url(path)}
     return tuple(sorted(found))
+
+
+def expected_files(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return files that a worker that sees some paths must find: a file itself, and the files directly in a folder.
+
+    An empty folder at the same path, such as a disk that is not mounted, is then no substitute.
+    """
+    found: list[str] = []
+    for path in paths:
+        files = [entry.path for entry in os.scandir(path) if entry.is_file()] if os.path.isdir(path) else []
+        found += sorted(files)[:_FILES] or [path]
+    return tuple(found)
 
 
 def _paths(value: Any, depth: int) -> Iterator[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError
-from fluxcube.maps.inputs import input_paths
+from fluxcube.maps.inputs import expected_files, input_paths
 from fluxcube.maps.regions import DIMS, Region, even_chunks, region_tasks, regions, sent_bytes
 from fluxcube.maps.workers import workers_for
 from fluxcube.maps.writer import ProgressReport, RegionWriter
@@ -196,8 +196,8 @@ def _sent_bytes(maps: xr.Dataset, path: Place, todo: Sequence[Region]) -> int:
 
 
 def _inputs(maps: xr.Dataset, path: Place, todo: Sequence[Region]) -> tuple[str, ...]:
-    """Return the paths that the task of the first region reads."""
-    return input_paths(next(region_tasks(maps, path, todo)).graph)
+    """Return files that the task of the first region reads."""
+    return expected_files(input_paths(next(region_tasks(maps, path, todo)).graph))
 
 
 def _prepare(path: Place, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> bool:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 #: Bytes read for each byte needed beyond which a plan warns. Stores of `write_forcing` need 2 to 10: a block reads its
 #: earlier hours again, whole chunks, cells without land, and predictors that the model does not use.
 WASTE = 20.0
+#: Time steps read for each time step mapped beyond which chunks in time are too short.
+_OVERLAP = 8.0
 #: Arrays of a forcing; other names are parameters of ERA5 files.
 _ARRAYS = ("predictors", "modis", "surface")
 #: Number of reads of each chunk beyond which it contains many blocks of cells, as those of ARCO-ERA5 do.
@@ -140,8 +142,9 @@ class MapPlan:
 
     @property
     def wall_hours(self) -> Interval:
-        """Time that passes with the given number of workers, hours."""
-        return self.device_hours.times(1 / self.workers, self.sample.start_wall / 3600)
+        """Time that passes with the given number of workers, each with whole tasks, hours."""
+        longest = -(-self.tasks // self.workers) / self.tasks
+        return self.device_hours.times(longest, self.sample.start_wall / 3600)
 
     @property
     def bytes_read(self) -> int:
@@ -456,10 +459,15 @@ def _waste(plan: MapPlan) -> str:
     """Return a warning about chunks that do not suit maps, with what to type."""
     one = max(plan.reads, key=lambda one: one.bytes)
     times = one.chunks / max(1, one.distinct_chunks)
-    if one.name in _ARRAYS:
+    if plan.total[2] > _OVERLAP * plan.total[1]:
         advice = (
-            "Write the forcing once with the cells that you map (fluxcube.write_forcing), so that blocks are whole, "
-            "and map longer chunks in time (--time-chunk)."
+            f"A task reads {plan.total[2] / plan.total[1]:,.0f} time steps for each that it maps, since the model "
+            "depends on earlier ones: map longer chunks in time (--time-chunk)."
+        )
+    elif one.name in _ARRAYS:
+        advice = (
+            "Write the forcing once with the cells and predictors that you map (fluxcube.write_forcing), so that "
+            "blocks are whole."
         )
     elif times > _SHARED:
         # A forcing store that is written from chunks of the globe would read them again for each of its blocks, too.

@@ -22,7 +22,7 @@ from fluxcube.planning import maps as planning
 from fluxcube.planning.globe import number_of_hours, plan_globe
 from fluxcube.planning.land import land_cells
 from fluxcube.planning.maps import MapPlan, plan_maps, scale
-from fluxcube.planning.reads import count_reads
+from fluxcube.planning.reads import ArrayReads, count_reads
 from fluxcube.planning.sample import MapSample, TaskSample
 from fluxcube.planning.tiles import Tasks
 from fluxcube.simulation.example import example_forcing
@@ -128,6 +128,23 @@ def test_chunks_of_the_globe_are_counted_as_a_server_counts_them_and_a_copy_is_a
     assert "fluxcube.copy_era5" in caplog.text and any("copy_era5" in note for note in plan.notes)
 
 
+def test_advice_fits_the_cause_of_chunks_that_are_read_too_often():
+    def note(name, chunks, total):
+        reads = ArrayReads(
+            name=name, chunks=chunks, bytes=10**9, distinct_chunks=10, distinct_bytes=10**8, needed=10**7
+        )
+        plan = planned(reads=(reads,), total=total)
+        assert plan.amplification == 100 and max(map(len, plan.text().splitlines())) <= 100
+        return plan.notes[0]
+
+    long, short = (10.0, 1000.0, 2000.0), (10.0, 1000.0, 30_000.0)
+    assert "copy_era5" in note("t2m", 1000, long) and "fluxcube forcing FILES" in note("t2m", 100, long)
+    assert "whole" in note("predictors", 1000, long)
+    assert "--time-chunk" in note("t2m", 1000, short) and "30 time steps" in note("predictors", 10, short)
+    few = ArrayReads(name="t2m", chunks=1, bytes=10**8, distinct_chunks=1, distinct_bytes=1, needed=10**7)
+    assert not any("are read" in text for text in planned(reads=(few,)).notes)
+
+
 def planned(**changes):
     task = TaskSample(
         place="x",
@@ -155,6 +172,7 @@ def test_hours_bytes_and_costs_are_those_of_the_sample_scaled():
     assert plan.tasks == 6 and plan.cell_steps == 100
     assert plan.cpu_hours.estimate == pytest.approx((20 + 2 * 3 + 1) / 3600)
     assert plan.wall_hours.estimate == pytest.approx((40 / 2 + 5) / 3600)
+    assert planned(workers=5).wall_hours.estimate == pytest.approx((40 * 2 / 6 + 5) / 3600)  # one has two tasks
     assert plan.gpu_hours.estimate == pytest.approx(plan.cpu_hours.estimate / 10)
     assert (plan.bytes_written, plan.disk_bytes_read) == (500, 3000)
     assert plan.cost == pytest.approx((plan.cpu_hours.estimate * 0.1, plan.gpu_hours.estimate * 3))

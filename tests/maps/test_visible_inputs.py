@@ -7,7 +7,7 @@ from inference_fakes import fake
 
 import fluxcube as fc
 from fluxcube.errors import StoreError
-from fluxcube.maps.inputs import input_paths
+from fluxcube.maps.inputs import expected_files, input_paths
 from fluxcube.maps.regions import even_chunks, region_tasks, regions
 from fluxcube.maps.workers import Cluster, _check_cluster, _worker_state
 from fluxcube.simulation.example import example_forcing
@@ -35,6 +35,15 @@ def test_the_files_of_a_task_are_found(planet_files, tmp_path):
     )
     found = inputs_of(fc.upscale(fake(), forcing), tmp_path / "maps.zarr")
     assert any("/era5/" in path for path in found) and any("/modis/" in path for path in found)
+
+
+def test_an_empty_folder_in_the_place_of_a_store_is_not_taken_for_it(tmp_path):
+    (tmp_path / "f.zarr").mkdir()
+    assert expected_files([str(tmp_path / "f.zarr")]) == (str(tmp_path / "f.zarr"),)
+    for name in ("zarr.json", "a.nc"):
+        (tmp_path / "f.zarr" / name).write_text("{}")
+    files = tuple(str(tmp_path / "f.zarr" / name) for name in ("a.nc", "zarr.json"))
+    assert expected_files([str(tmp_path / "f.zarr"), files[0]]) == (*files, files[0])
 
 
 class Memory:
