@@ -10,7 +10,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,49 @@ _FLAG = 1
 _DATA = "data_digest"
 #: What the arrays beside the fluxes have where the flux is a label.
 _BESIDE = {"_coverage": 0, "_randunc": np.nan, "_jointunc": np.nan}
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels of the training towers of a cube.
+
+    Attributes
+    ----------
+    values : (n, time, targets) float32
+        Labels, NaN where there are none.
+    rows : mapping of int to int
+        Position of a labelled site in the cube to its row in `values`.
+    columns : tuple of int
+        Position of each target in the cube.
+    """
+
+    values: np.ndarray
+    rows: Mapping[int, int]
+    columns: tuple[int, ...]
+
+    def put(self, block: np.ndarray, values: np.ndarray | None, start: tuple[int, ...]) -> np.ndarray:
+        """Return a block (site, time, target) of a cube's array with labels in it.
+
+        Parameters
+        ----------
+        block : (sites, steps, targets) array
+            It is not changed.
+        values : (all sites,) array or None
+            What to write where a site has a label; None for the label itself.
+        start : (int, int, int)
+            Position of the block in the cube.
+        """
+        out, (site, step, target) = block.copy(), start
+        for i in range(len(block)):
+            if (row := self.rows.get(site + i)) is None:
+                continue
+            for k, column in enumerate(self.columns):
+                if not 0 <= column - target < block.shape[2]:
+                    continue
+                label = self.values[row, step : step + block.shape[1], k]
+                there = np.isfinite(label)
+                out[i, there, column - target] = label[there] if values is None else values[site + i]
+        return out
 
 
 def distil(
@@ -230,81 +274,77 @@ def _digest(predictor: Predictor, towers: xr.Dataset) -> str:
     return data_digest(towers.drop_vars(fluxes), sites, predictor.spec, sample=True)
 
 
-def _labels(cube: xr.Dataset, estimates: xr.Dataset, split: Split) -> xr.DataArray:
-    """Return the teacher's estimates (site, time, target) of the training towers, in their training periods."""
-    labels = estimates.to_dataarray("target").transpose("site", "time", "target").astype("float32")
-    periods = split.periods.get("train", {})
-    time, every = cube["time"].values, np.ones(cube.sizes["time"], bool)
-    rows = [inside(periods[s], time) if s in periods else every for s in map(str, labels["site"].values)]
-    labels = labels.where(xr.DataArray(np.array(rows), dims=("site", "time"))) if periods else labels
-    if not np.isfinite(labels.values).any():
+def _labels(cube: xr.Dataset, estimates: xr.Dataset, split: Split) -> Labels:
+    """Return the teacher's estimates of the training towers, in their training periods."""
+    values = np.stack([estimates[name].transpose("site", "time").values for name in estimates], -1).astype(np.float32)
+    sites, names = [str(site) for site in estimates["site"].values], [str(name) for name in estimates]
+    time, periods = cube["time"].values, split.periods.get("train", {})
+    for i, site in enumerate(sites):
+        if site in periods:
+            values[i, ~inside(periods[site], time)] = np.nan
+    if not np.isfinite(values).any():
         raise ConfigError(
-            f"the teacher predicts no flux of the {labels.sizes['site']} training towers: their records lack its "
-            "inputs, or are shorter than its window."
+            f"the teacher predicts no flux of the {len(sites)} training towers: their records lack its inputs, or are "
+            "shorter than its window."
         )
-    return labels
+    at = {str(site): i for i, site in enumerate(cube["site"].values)}
+    columns = tuple(list(map(str, cube["target"].values)).index(name) for name in names)
+    return Labels(values, {at[site]: i for i, site in enumerate(sites)}, columns)
 
 
-def _labelled(cube: xr.Dataset, labels: xr.DataArray, record: Teacher, resolution: Resolution) -> xr.Dataset:
+def _labelled(cube: xr.Dataset, labels: Labels, record: Teacher, resolution: Resolution) -> xr.Dataset:
     """Return the cube with labels as its fluxes where there are any, and the record of the teacher."""
-    towers = cube[["fluxes", f"fluxes{resolution.quality}"]].sel(
-        site=labels["site"].values, target=list(record.targets)
-    )
-    labels = labels.chunk(_chunks(towers["fluxes"])) if towers["fluxes"].chunks else labels
-    measured = _measured(towers, resolution)
-    record = dataclasses.replace(record, share_of_labels=_share_of_labels(labels, measured))
-    if record.observed:
-        mean = record.observed * towers["fluxes"] + (1 - record.observed) * labels
-        labels = xr.where(measured, mean, labels)
-    full = _on_axes(labels.astype("float32"), cube)
-    there = full.notnull()
-    values = {"": full, resolution.quality: _quality_of_labels(cube, resolution), **_BESIDE}
+    labels, share = _with_observed(cube, labels, record.observed, resolution)
+    names = [str(cube["target"].values[column]) for column in labels.columns]
+    record = dataclasses.replace(record, share_of_labels=dict(zip(names, share, strict=True)))
+    values = {"": None, resolution.quality: _quality_of_labels(cube, resolution), **_BESIDE}
     arrays = {f"fluxes{ending}": value for ending, value in values.items() if f"fluxes{ending}" in cube}
-    changed = {name: _like(xr.where(there, value, cube[name]), cube[name]) for name, value in arrays.items()}
-    log.info("labels at %d towers; share without a measured flux: %s", labels.sizes["site"], record.share_of_labels)
+    changed = {name: _replaced(cube[name].variable, labels, value) for name, value in arrays.items()}
+    log.info("labels at %d towers; share without a measured flux: %s", len(labels.rows), record.share_of_labels)
     return derived(cube.assign(changed)).assign_attrs({TEACHER: json.dumps(record.to_dict())})
 
 
-def _on_axes(labels: xr.DataArray, cube: xr.Dataset) -> xr.DataArray:
-    """Return labels on all sites and targets of the cube, NaN where there are none."""
-    at = {dim: labels.indexes[dim].get_indexer(cube.indexes[dim]) for dim in ("site", "target")}
-    known = {dim: xr.DataArray(found >= 0, dims=(dim,)) for dim, found in at.items()}
-    every = labels.drop_vars(list(labels.coords)).isel({dim: np.maximum(found, 0) for dim, found in at.items()})
-    coords = {dim: cube[dim] for dim in ("site", "target")}
-    return every.where(known["site"] & known["target"]).assign_coords(coords)
+def _with_observed(
+    cube: xr.Dataset, labels: Labels, weight: float, resolution: Resolution
+) -> tuple[Labels, list[float]]:
+    """Return labels with measured fluxes mixed in, and the share of each target that has no measured flux.
+
+    Towers are read one at a time.
+    """
+    mixed, best, accepts = labels.values.copy(), best_flags(cube), resolution.limit(resolution.measured).accepts
+    alone = np.zeros((2, len(labels.columns)))
+    arrays = cube[["fluxes", f"fluxes{resolution.quality}"]].isel(target=list(labels.columns))
+    for site, row in labels.rows.items():
+        one = arrays.isel(site=site).compute()
+        fluxes, label = one["fluxes"].values, mixed[row]
+        there = np.isfinite(label)
+        measured = there & np.isfinite(fluxes) & accepts(one[f"fluxes{resolution.quality}"].values, best[site])
+        label[measured] += weight * (fluxes[measured] - label[measured])
+        alone += [(there & ~measured).sum(0), there.sum(0)]
+    return dataclasses.replace(labels, values=mixed), np.round(alone[0] / np.maximum(alone[1], 1), 4).tolist()
 
 
-def _measured(towers: xr.Dataset, resolution: Resolution) -> xr.DataArray:
-    """Return where fluxes (site, time, target) are measured."""
-    best = xr.DataArray(best_flags(towers), {"site": towers["site"]}, ("site",))
-    accepts = resolution.limit(resolution.measured).accepts
-    quality = towers[f"fluxes{resolution.quality}"]
-    accepted = xr.apply_ufunc(accepts, quality, best, dask="parallelized", output_dtypes=[bool])
-    return accepted & towers["fluxes"].notnull()
-
-
-def _quality_of_labels(cube: xr.Dataset, resolution: Resolution) -> xr.DataArray | float:
+def _quality_of_labels(cube: xr.Dataset, resolution: Resolution) -> np.ndarray | float:
     """Return the quality of labels at each site: accepted for training, and not measured where flags can say so."""
-    if not resolution.lower_is_better:
-        return resolution.training_limit
-    return xr.DataArray(np.maximum(best_flags(cube), _FLAG), {"site": cube["site"]}, ("site",))
+    return np.maximum(best_flags(cube), _FLAG) if resolution.lower_is_better else resolution.training_limit
 
 
-def _like(array: xr.DataArray, old: xr.DataArray) -> xr.Variable:
-    """Return an array with the order of dimensions, data type, chunks and attributes of the one that it replaces."""
-    new = array.transpose(*old.dims).astype(old.dtype).variable
-    new = new.chunk(dict(zip(old.dims, old.chunks, strict=True))) if old.chunks else new
-    return xr.Variable(old.dims, new.data, old.attrs, old.encoding)
+def _replaced(old: xr.Variable, labels: Labels, value: np.ndarray | float | None) -> xr.Variable:
+    """Return an array (site, time, target) with a value where there are labels, or the labels for None; lazy if it is.
+
+    One task for each chunk; the labels are one more, which all tasks share.
+    """
+    values = None if value is None else np.broadcast_to(np.asarray(value, old.dtype), old.shape[:1])
+    if old.chunks is None:
+        return xr.Variable(old.dims, labels.put(old.values, values, (0, 0, 0)), old.attrs, old.encoding)
+    import dask
+    import dask.array as da
+
+    shared = dask.delayed(labels, pure=True)
+    data = da.map_blocks(_replaced_block, old.data, labels=shared, values=values, dtype=old.dtype, meta=old.data._meta)
+    return xr.Variable(old.dims, data, old.attrs, old.encoding)
 
 
-def _chunks(known: xr.DataArray) -> dict[str, int]:
-    """Return chunks for labels: one tower and as many time steps as the fluxes have."""
-    return {"site": 1, "time": int(known.chunksizes["time"][0]), "target": -1}
-
-
-def _share_of_labels(labels: xr.DataArray, measured: xr.DataArray) -> dict[str, float]:
-    """Return, for each target, the share of the labels at time steps without a measured flux."""
-    there = labels.notnull()
-    total, alone = there.sum(("site", "time")), (there & ~measured).sum(("site", "time"))
-    share = (alone / total.where(total > 0)).compute()
-    return {str(n): round(float(v), 4) for n, v in zip(share["target"].values, share.values, strict=True)}
+def _replaced_block(block: np.ndarray, *, labels: Labels, values: np.ndarray | None, block_info: dict) -> np.ndarray:
+    """Return one chunk of `_replaced`."""
+    return labels.put(block, values, tuple(first for first, _ in block_info[0]["array-location"]))

@@ -282,3 +282,12 @@ def test_labels_can_be_weighted_by_random_uncertainty(cube, teacher, tmp_path):
     options = {"model": "xgboost", "bands": (), "config": {"n_estimators": 2}, "target": "NEE"}
     weighed = fc.fit(labelled, out=tmp_path / "run", training={"weight_by_randunc": True}, **options)
     assert np.isfinite(fc.predict(weighed, cube.isel(site=[0])).NEE).any()
+
+
+def test_held_out_towers_near_a_training_tower_of_the_teacher_are_reported(cube, split, teacher, caplog):
+    wide = dataclasses.replace(split, train=split.train[:3], buffer_km=5000.0)
+    with caplog.at_level("WARNING", logger="fluxcube.distillation"):
+        fc.distil(teacher, cube)
+        assert not caplog.records  # the teacher's own split
+        fc.distil(teacher, cube, split=wide)
+    assert "within 5000 km of a training tower of the teacher" in caplog.text and split.test[0] in caplog.text
