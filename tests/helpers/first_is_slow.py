@@ -40,6 +40,6 @@ except ConfigError as error:
 parameter = torch.nn.Parameter(torch.zeros(2))
 parameter.grad = torch.full((2,), 1.0 + world.rank)
 unused = torch.nn.Parameter(torch.zeros(1))
-world.add_gradients([parameter, unused])
+world.add_gradients([parameter, unused], torch.zeros(()))
 print(parameter.grad.tolist(), unused.grad)
 world.meet()

@@ -66,7 +66,7 @@ class OneWorker:
 def test_a_worker_that_lacks_an_input_is_named_with_the_input_and_its_host(tmp_path):
     maps = fc.write_maps(fc.upscale(fake(), example_forcing()), tmp_path / "maps.zarr", scheduler="threads")
     cluster = Cluster(OneWorker(), "a cluster")
-    _check_cluster(cluster, 1.0, maps, 0, [str(tmp_path)])
+    _check_cluster(cluster, 1.0, maps, 0, "cpu", [str(tmp_path)])
     with pytest.raises(StoreError, match=r"10\.0\.0\.7:1 on the host .* cannot find /nowhere/f\.zarr.*all hosts"):
-        _check_cluster(cluster, 1.0, maps, 0, [str(tmp_path), "/nowhere/f.zarr"])
-    assert _worker_state(maps, (), OneWorker())[3] is None
+        _check_cluster(cluster, 1.0, maps, 0, "cpu", [str(tmp_path), "/nowhere/f.zarr"])
+    assert _worker_state(maps, (), "cpu", OneWorker())[3] is None

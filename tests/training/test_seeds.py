@@ -144,4 +144,4 @@ def test_what_is_no_ensemble_is_refused(cube, three, tmp_path):
 
 
 class _Other:
-    kind, sizes, context = "other", None, 1
+    kind, sizes, context, streams = "other", None, 1, False
