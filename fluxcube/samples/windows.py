@@ -15,7 +15,8 @@ from fluxcube.samples.images import NO_CHIP, Images
 
 #: Room for one place's hours, negative ones included, in a sorted key (place, hour).
 _SPAN = 4 * NO_CHIP
-_ZERO = 2 * NO_CHIP
+#: Position of a place's first hour in that room.
+ZERO = 2 * NO_CHIP
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Series:
 def flatten(block: Block) -> Series:
     """Return the places of a block end to end, without copying."""
     n, t, columns = block.inputs.shape
-    zero = np.arange(n, dtype=np.int64) * _SPAN + _ZERO
+    zero = np.arange(n, dtype=np.int64) * _SPAN + ZERO
     return Series(
         inputs=block.inputs.reshape(n * t, columns),
         start=np.arange(n, dtype=np.int64) * t,
@@ -270,7 +271,7 @@ def _once(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray,
     present = (index >= 0) & (index < len(key))
     index = np.where(present, index, 0)
     hour = key[index] - origin[:, None]
-    present &= (hour >= -_ZERO) & (hour < stop[:, None])
+    present &= (hour >= -ZERO) & (hour < stop[:, None])
     return _Slots(pixels, index, present, np.maximum(hour - first[:, None], 0))
 
 
@@ -281,13 +282,13 @@ def _repeated(kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndar
         return _empty(pixels, len(stop), count)
     day = HOURLY.steps_per_day
     # All images of a place stand at one hour of the day, that of its solar noon.
-    earliest = key[np.searchsorted(key, origin - _ZERO).clip(max=len(key) - 1)] - origin
+    earliest = key[np.searchsorted(key, origin - ZERO).clip(max=len(key) - 1)] - origin
     step = ((earliest - first) % day)[:, None] + day * np.arange(count)
     hour = first[:, None] + step
     index = np.searchsorted(key, origin[:, None] + hour, side="right") - 1
     present = (index >= 0) & (hour < stop[:, None])
     index = np.where(present, index, 0)
-    present &= key[index] - origin[:, None] >= -_ZERO
+    present &= key[index] - origin[:, None] >= -ZERO
     return _Slots(pixels, index, present, step)
 
 
