@@ -65,10 +65,12 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
     # The pixel in the middle of an odd number of pixels counts as half a pixel away from the centre.
     distance = np.maximum(np.hypot(offset[:, None], offset), 0.5).ravel()
     weight = 1 / distance if side > 1 and side**2 == images.shape[-1] else np.ones(images.shape[-1])
-    latest = np.argmax(step, axis=1)
-    windows = np.arange(len(images))
+    latest, windows = np.argmax(step, axis=1), np.arange(len(images))
     chip = images[windows, latest]
-    valid = np.isfinite(chip)
-    total = valid @ weight
-    mean = np.divide(np.where(valid, chip, 0) @ weight, total, out=np.full(total.shape, np.nan), where=total > 0)
+    mean = chip.astype(np.float64) @ (weight / weight.sum())
+    gaps = ~np.isfinite(mean)
+    if gaps.any():  # else no pixel is missing, and one product is enough
+        valid = np.isfinite(chip[gaps])
+        total = valid @ weight
+        mean[gaps] = np.where(valid, chip[gaps], 0) @ weight / np.where(total > 0, total, np.nan)
     return np.where(step[windows, latest][:, None] >= 0, mean, np.nan).astype(np.float32)

@@ -15,6 +15,7 @@ from fluxcube.samples.images import NO_CHIP, Images
 
 #: Room for one place's hours, negative ones included, in a sorted key (place, hour).
 _SPAN = 4 * NO_CHIP
+#: Position of a place's first hour in that room.
 ZERO = 2 * NO_CHIP
 
 
