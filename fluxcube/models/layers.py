@@ -61,6 +61,40 @@ def fourier_features_of(x: Tensor, octaves: Tensor) -> Tensor:
         return torch.cat([angle.sin(), angle.cos()], -1).float()
 
 
+def tokens_in_place(values: Tensor, octaves: Tensor, embedding: Tensor, norm: nn.LayerNorm, *, plain: bool) -> Tensor:
+    """Return normalised tokens (..., V, H_i) of values (..., V), in a third of the memory, without gradients.
+
+    On a CPU the tokens take most of the time of a small model: the normalisation of short rows is slow, and so is
+    new memory. Since sin^2 + cos^2 = 1, the squares of the Fourier features of a value sum to K, so that the variance
+    of a token follows from its mean, its plain value and its embedding.
+
+    Parameters
+    ----------
+    values : (..., V) Tensor
+        Finite values.
+    octaves : (K,) Tensor
+        As `octaves` returns them.
+    embedding : (V, l) Tensor
+        Embeddings of the variables.
+    norm : LayerNorm
+        Normalisation of the tokens.
+    plain : bool
+        Whether the plain value stands between its features and the embedding.
+    """
+    angle = values.to(octaves.dtype)[..., None] * octaves
+    angle.sub_(angle.round()).mul_(2 * torch.pi)
+    parts = [angle.sin().float(), angle.cos_().float(), *([values[..., None].float()] if plain else [])]
+    tokens = torch.cat([*parts, embedding.expand(*values.shape, -1)], -1)
+    width = tokens.shape[-1]
+    with torch.autocast(tokens.device.type, enabled=False):
+        mean = torch.mv(tokens.view(-1, width), tokens.new_full((width,), 1 / width)).view(values.shape)
+    squares = embedding.square().sum(-1) + len(octaves)
+    squares = squares + values.float().square() if plain else squares
+    scale = torch.rsqrt((squares / width - mean.square()).clamp(min=0) + norm.eps)
+    tokens.sub_(mean[..., None]).mul_(scale[..., None])
+    return tokens.mul_(norm.weight).add_(norm.bias)
+
+
 def few_kernels(layer: nn.Module, x: Tensor) -> bool:
     """Return whether a layer computes by few large kernels, as a GPU needs, or by the products that suit a CPU.
 

@@ -20,6 +20,7 @@ from fluxcube.models.layers import (
     fourier_features_of,
     octaves,
     product_dtype,
+    tokens_in_place,
 )
 from fluxcube.models.linear import Linear
 from fluxcube.models.network import Network
@@ -129,7 +130,7 @@ class TokenNetwork(Network):
 
     def _separate(self, batch: Batch[Tensor], values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return a token for every input and static input (B, T, V, H_i), which are not masked, and no offset."""
-        tokens = self._input_tokens(self._encoded(values))
+        tokens = self._input_tokens(values)
         if not self.sizes.numbers and not self.sizes.classes:
             return tokens, seen, None
         static, static_seen = self._static_tokens(batch)
@@ -141,20 +142,24 @@ class TokenNetwork(Network):
         """Return a token for every hourly input and one for the others, which are not masked, and the offsets."""
         own = self.sizes.inputs - self.sizes.means
         values = (values * self.scale).clamp(-1, 1)
-        encoded = self._encoded(values[..., :own])
-        if self.config.frequencies:  # otherwise the values themselves are the encoding
-            encoded = torch.cat([encoded, values[..., :own, None]], -1)
-        tokens = self._input_tokens(encoded)
+        tokens = self._input_tokens(values[..., :own])
         # What is missing is 0 beside a mask that says so, whatever the placeholder.
         slow = torch.where(seen, values * _STANDARD_DEVIATIONS, 0.0)[..., own:]
         token, offset = self.summary(slow, seen[..., own:], batch.numbers, batch.classes)
         tokens = torch.cat([tokens, self.met_norm(token)[:, :, None]], 2)
         return tokens, functional.pad(seen[..., :own], (0, 1), value=True), offset
 
-    def _input_tokens(self, features: Tensor) -> Tensor:
-        """Return the tokens (B, T, V, H_i) of the input columns, from the features that encode their values."""
-        embedding = self.variables[: features.shape[2]].expand(*features.shape[:2], -1, -1)
-        return self.met_norm(torch.cat([features, embedding], -1))
+    def _input_tokens(self, values: Tensor) -> Tensor:
+        """Return the tokens (B, T, V, H_i) of the input columns, from their values (B, T, V).
+
+        With a summary, the plain value stands beside its Fourier features.
+        """
+        embedding = self.variables[: values.shape[2]]
+        plain = bool(self.config.summary and self.config.frequencies)
+        if self.config.frequencies and not torch.is_grad_enabled() and not few_kernels(self, values):
+            return tokens_in_place(values, self.octaves, embedding, self.met_norm, plain=plain)
+        parts = [self._encoded(values), *([values[..., None]] if plain else [])]
+        return self.met_norm(torch.cat([*parts, embedding.expand(*values.shape[:2], -1, -1)], -1))
 
     def _encoded(self, values: Tensor) -> Tensor:
         """Return Fourier features (..., 2 K), or the values themselves (..., 1)."""

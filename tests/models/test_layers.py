@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
-from fluxcube.models.layers import CausalSelfAttention, WindowedCrossAttention, fourier_features
+from fluxcube.models.layers import (
+    CausalSelfAttention,
+    WindowedCrossAttention,
+    fourier_features,
+    octaves,
+    tokens_in_place,
+)
 
 torch.set_num_threads(1)  # tests run beside each other
 
@@ -88,3 +96,29 @@ def test_self_attention_equals_a_plain_loop_over_the_past():
         for t in range(6):
             past = plain_attention(query[t : t + 1], key[: t + 1], value[: t + 1], 4)
             torch.testing.assert_close(got[window, t], layer.out(past)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["features", "features and value"])
+@pytest.mark.parametrize("frequencies", [1, 8, 17])
+def test_tokens_in_place_are_the_normalised_ones(frequencies, plain):
+    torch.manual_seed(0)
+    values, embedding = torch.rand(3, 5, 7) * 2 - 1, torch.randn(7, 4)
+    values[0, 0] = torch.tensor([0.0, 1.0, -1.0, 0.5, -0.5, 0.25, 1e-8])
+    features = [fourier_features(values, frequencies), *([values[..., None]] if plain else [])]
+    raw = torch.cat([*features, embedding.expand(3, 5, -1, -1)], -1)
+    norm = torch.nn.LayerNorm(raw.shape[-1])
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    with torch.no_grad():
+        for context in (contextlib.nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+            with context:
+                got = tokens_in_place(values, octaves(frequencies), embedding, norm, plain=plain)
+            torch.testing.assert_close(got, norm(raw), atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_of_equal_features_are_finite():
+    """All features and the embedding are equal: the variance that follows from the sum of squares rounds to zero."""
+    norm, half = torch.nn.LayerNorm(6), 0.5**0.5
+    with torch.no_grad():
+        got = tokens_in_place(torch.full((2, 1), 0.25), octaves(1), torch.full((1, 4), half), norm, plain=False)
+    assert torch.isfinite(got).all()
