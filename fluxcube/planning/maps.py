@@ -36,7 +36,7 @@ _ARRAYS = ("predictors", "modis", "surface")
 #: Number of reads of each chunk beyond which it contains many blocks of cells, as those of ARCO-ERA5 do.
 _SHARED = 16.0
 #: Share of the bytes of chunks below which a sample read no data from files, but only the model.
-_READ = 0.05
+_READ = 0.08
 #: RAM of one entry of a Dask graph in the process that submits tasks, and of the record of a region, bytes.
 _ENTRY_BYTES, _REGION_BYTES = 900, 900
 #: RAM of the submitting process beyond which a plan advises a smaller graph, bytes.
