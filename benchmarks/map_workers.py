@@ -37,8 +37,8 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import fluxcube as fc
-from fluxcube.demo import STRIDE, _forcing
-from fluxcube.maps import workers
+from fluxcube.demo import _forcing
+from fluxcube.maps import teams, workers
 from fluxcube.simulation import Planet
 from fluxcube.timestamps import HOUR
 
@@ -90,17 +90,16 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Client | None
     "before": lambda: theirs(MALLOC_TRIM_THRESHOLD_="65537"),
     "ours": ours,
     "another's": theirs,
-    "quiet": lambda: theirs(**workers._worker_environment({})),
+    "quiet": lambda: theirs(**teams._worker_environment({})),
 }
 
 
 def mapped(variant: str, model: Path, forcing: xr.Dataset, days: int, out: Path) -> tuple[np.ndarray, xr.Dataset]:
     """Return user and system time, page faults and resident set of the process that computes a map, and the map."""
     start = Planet().period[0]
-    stride = STRIDE if model.name == "ecoperceiver" else None
 
     def write(count: int, client: Client | None) -> Path:
-        maps = fc.upscale(model, forcing, time=slice(start, start + 24 * count * HOUR - HOUR), stride=stride)
+        maps = fc.upscale(model, forcing, time=slice(start, start + 24 * count * HOUR - HOUR))
         how = {"scheduler": "threads", "workers": 1} if client is None else {"scheduler": client}
         return fc.write_maps(maps, out, overwrite=True, **how)
 

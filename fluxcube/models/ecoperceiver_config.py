@@ -107,7 +107,8 @@ class EcoPerceiverConfig:
         if self.attention == "banded" and (self.head != "dense" or not self.causal):
             raise ConfigError(
                 "attention='banded' needs head='dense' and causal=True, since it estimates every hour of a series from "
-                f"the hours up to it; found head={self.head!r} and causal={self.causal}."
+                f"the hours up to it; found head={self.head!r} and causal={self.causal}: pass attention='window', too, "
+                "for windows (the preset small is banded)."
             )
         if not self.causal and self.head == "dense":
             raise ConfigError("causal=False needs head='last': a dense head would use hours after the one it emits.")
@@ -137,9 +138,21 @@ class EcoPerceiverConfig:
     def small(cls) -> EcoPerceiverConfig:
         """Return settings that a laptop can train: at most 200,000 parameters, every hour of a window supervised.
 
-        There is no dropout, which costs more skill than it adds in the few epochs that a laptop has time for.
+        Attention is banded: an estimate depends on 46 hours, and one pass estimates all hours of a series. With
+        ``attention="window"`` and ``context=32`` it is the paper's attention. There is no dropout, which costs more
+        skill than it adds in the few epochs that a laptop has time for.
         """
-        return cls(latent=64, frequencies=8, heads=4, blocks=2, self_layers=1, dropout=0.0, head="dense")
+        return cls(
+            latent=64,
+            frequencies=8,
+            context=16,
+            heads=4,
+            blocks=2,
+            self_layers=1,
+            dropout=0.0,
+            head="dense",
+            attention="banded",
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping) -> EcoPerceiverConfig:

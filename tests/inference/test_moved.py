@@ -64,7 +64,9 @@ def test_a_source_gathers_what_gather_does(device, table):
 def test_predictions_from_a_block_on_the_device_equal_those_from_ram(device, stride, monkeypatch):
     torch.manual_seed(0)
     config = EcoPerceiverConfig.small()
-    config = type(config).from_dict({**vars(config), "context": 24, "head": "dense" if stride > 1 else "last"})
+    config = type(config).from_dict(
+        {**vars(config), "attention": "window", "context": 24, "head": "dense" if stride > 1 else "last"}
+    )
     model = EcoPerceiver(config, Sizes(inputs=4, bands=2, numbers=1)).eval()
     torch.nn.init.normal_(model.head.weight)
     options = PredictionOptions(stride=stride, min_context=5)
