@@ -276,9 +276,9 @@ def _ecoperceiver(quick: bool) -> tuple[EcoPerceiverConfig, TrainingConfig]:
     The settings were chosen on maps of a planet with another seed (7) than those that are reported.
     """
     config = replace(EcoPerceiverConfig.small(), frequencies=4, summary=128)
-    epochs, windows = (1, 750) if quick else (3, 7000)
+    epochs, windows = (1, 1500) if quick else (3, 14000)
     training = TrainingConfig(
-        epochs=epochs, windows_per_epoch=windows, batch_size=8, warmup_epochs=0.25, ema=0.995, keep="last"
+        epochs=epochs, windows_per_epoch=windows, batch_size=16, warmup_epochs=0.25, ema=0.995, keep="last"
     )
     return config, training
 

@@ -171,7 +171,7 @@ def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube,
 
 
 def test_settings_reach_the_run(cube, splits, tmp_path):
-    tiny = {"latent": 16, "heads": 2, "blocks": 1, "context": 8}
+    tiny = {"latent": 16, "heads": 2, "blocks": 1, "context": 8, "attention": "window"}
     brief = {"epochs": 1, "windows_per_epoch": 8, "batch_size": 8, "val_windows": 8}
     variant = Variant(label="a", predictors=MET[:4], memory_days=(1,), static=(), config=tiny, training=brief, seed=3)
     model = load_model(trained(cube, splits["fold1"], variant, tmp_path))

@@ -123,9 +123,11 @@ class EcoPerceiver(TokenNetwork):
 
     @property
     def training_length(self) -> int:
-        """Number of hours of a training window: of a banded model, T more than an estimate depends on."""
-        layers = self.config.blocks + self.config.self_layers
-        return (layers + 1) * self.config.context if self.streams else self.context
+        """Number of hours of a training window: of a banded model, two bands.
+
+        Its first hours learn from the fewer hours before them, as the first hours of a record are estimated.
+        """
+        return 2 * self.config.context if self.streams else self.context
 
     @property
     def emits(self) -> int:

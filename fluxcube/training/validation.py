@@ -88,7 +88,7 @@ def scored_windows(model: Model) -> ScoredWindows:
     These steps have a day of history; of a model with streams, all `context` steps.
     """
     if model.streams:
-        emits = max(1, model.training_length - model.context + 1)
+        emits = model.training_stride
         return {"length": model.context - 1 + emits, "emits": emits, "repeat_images": True}
     emits = min(model.emits, max(1, model.context - _HISTORY))
     return {"length": model.context, "emits": emits, "repeat_images": False}

@@ -71,7 +71,11 @@ def test_heads_begin_with_the_biases_of_alibi():
 def test_properties_of_a_model_with_streams():
     model = banded()
     assert (model.context, model.emits, model.streams, model.sliding_window) == (REACH, 1, True, False)
-    assert (model.training_length, model.supervised, model.training_stride) == (28, 28, 14)
+    assert (model.training_length, model.supervised, model.training_stride) == (
+        2 * model.config.context,
+        2 * model.config.context,
+        model.config.context,
+    )
     window = make_model()
     assert (window.streams, window.training_length, window.supervised) == (False, 12, 12)
     assert EcoPerceiverConfig.published().reach == 32

@@ -55,8 +55,8 @@ def whole(cube, tmp_path_factory):
 def test_a_run_is_trained_validated_calibrated_and_read_again(cube, whole):
     model, metadata = checkpoint.load(whole)
     assert json.loads((whole.path / "run.json").read_text())["config"]["attention"] == "banded"
-    assert (model.config, model.context, model.streams, model.training_length) == (BANDED, 15, True, 24)
-    assert scored_windows(model) == {"length": 24, "emits": 10, "repeat_images": True}
+    assert (model.config, model.context, model.streams, model.training_length) == (BANDED, 15, True, 16)
+    assert scored_windows(model) == {"length": 22, "emits": 8, "repeat_images": True}
     losses = [row["loss"] for row in metadata["history"]]
     assert losses[-1] < losses[0] and np.isfinite([row["val_nse_NEE"] for row in metadata["history"]]).all()
     assert load_model(whole.path).applicability is not None

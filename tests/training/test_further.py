@@ -326,7 +326,7 @@ def test_settings_by_words():
     assert (config.latent, config.dropout, training.batch_size, training.effective_batch) == (128, 0, 64, 4096)
     assert configure("ecoperceiver", None) == (None, configure("xgboost", None)[1])
     assert configure("xgboost", None, ["config.max_depth=3"])[0] == {"max_depth": 3}
-    assert configure("ecoperceiver", None, ["config.head=last"])[0].head == "last"
+    assert configure("ecoperceiver", None, ["config.attention=window", "config.head=last"])[0].head == "last"
     for bad in ("lr=1", "training.lr", "model.lr=1", "training.=1"):
         with pytest.raises(ConfigError, match="a setting must be"):
             configure("ecoperceiver", None, [bad])
