@@ -62,6 +62,8 @@ from fluxcube.variables import BANDS, SURFACE_BANDS, predictors, table
 PREDICTORS = tuple(predictors())[:21]
 FLUXES = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 START = np.datetime64("2019-01-01", "ns")
+#: Number of hours of the maps that are compared with those of trees: fewer do not outweigh what each map costs once.
+HOURS = 720
 #: Forms of attention that are compared with trees, with their T.
 FORMS = (("window", 32), ("banded", 32), ("banded", 16))
 #: Long-term statistics of surface reflectance, as static inputs.
@@ -242,7 +244,7 @@ def copy_part(folder: Path, rounds: int) -> None:
 
 
 def trees_part(folder: Path, rounds: int) -> None:
-    store = write_forcing(forcing((8, 8), 30), folder / "trees.zarr")
+    store = write_forcing(forcing((12, 12), 10 + HOURS // 24), folder / "trees.zarr")
     five = spec(FLUXES)
     sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS), targets=5)
     config = BoostingConfig(n_estimators=500, max_depth=8, early_stopping=0, min_child_weight=1)
@@ -253,12 +255,12 @@ def trees_part(folder: Path, rounds: int) -> None:
     trees = Boosting(config, sizes)
     trees.boosters = one.boosters * 5
     name = "XGBoost, 5 x 500 trees of depth 8"
-    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", 480, 8)}
-    for preset, cells in (("small", 8), ("published", 4)):
+    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", HOURS, 12)}
+    for preset, cells in (("small", 12), ("published", 4)):
         for form, context in FORMS:
             model = twin(network(preset, 5, head="dense", attention=form, context=context), "dense")
             variants[f"{preset}(), {form}, T {context}"] = lambda model=model, cells=cells: mapped(
-                model, five, store, folder / "b.zarr", 480, cells
+                model, five, store, folder / "b.zarr", HOURS, cells
             )
     compared(variants, name, rounds)
 
