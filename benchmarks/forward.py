@@ -237,7 +237,7 @@ def real(cube: Path, name: str = "ecoperceiver-towers", site: str = "DE-Tha", da
     for _ in range(2):  # the first round warms up
         for precision in ("float32", "bfloat16"):
             began = time.process_time()
-            found[precision] = fc.predict(name, data, precision=precision, applicability=False)
+            found[precision] = fc.predict(name, data, precision=precision, applicability=False).load()
             seconds[precision] = time.process_time() - began
     print(f"{name} at {site}, {days} days from 2010-03-01; float32 takes {seconds['float32']:.1f} s with reading")
     for flux in fc.load_model(name).spec.targets:
