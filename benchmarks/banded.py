@@ -17,15 +17,16 @@ from pathlib import Path
 
 import torch
 from upscale import BANDS, FLUXES, PREDICTORS, compared, forcing, mapped, spec
+from windows import shape
 
 from fluxcube.cubes.forcing_store import write_forcing
 from fluxcube.models.base import Sizes
-from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+from fluxcube.models.ecoperceiver import EcoPerceiver
 
 
 def network(preset: str, targets: int, bands: int, **changes) -> EcoPerceiver:
     torch.manual_seed(0)
-    config = dataclasses.replace(getattr(EcoPerceiverConfig, preset)(), **({"head": "dense"} | changes))
+    config = dataclasses.replace(shape(preset), **({"head": "dense"} | changes))
     model = EcoPerceiver(config, Sizes(inputs=len(PREDICTORS), bands=bands, targets=targets))
     torch.nn.init.normal_(model.head.weight)
     return model.eval()

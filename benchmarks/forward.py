@@ -1,15 +1,17 @@
 """Measure the speed of EcoPerceiver relative to a plain implementation with the same weights, forward and in training.
 
     OMP_NUM_THREADS=1 python benchmarks/forward.py [--preset published] [--rounds 7] [--bands 9] [--run FOLDER]
+        [--towers CUBE] [--parts all|forward|training|none]
 
 The input is one place with some days of random weather with gaps and one chip per day. All variants run one after
 another in each round, in one process on one thread. Results are medians over the rounds of predictions per second and
 of the ratio to the plain implementation in the same round (`naive.py`), whose batch size and attention are tuned
-before. Predictions are the hours that a map would keep. CPU time is measured, since the machine may be shared. Limits:
-every window separately 2 times, dense at the default stride 12 times, at stride T 45 times; a training step with the
-dense head 25 times the supervised hours per second of the plain last head, of which batches take less than 10 %.
-bfloat16 is measured separately, with its error; --run uses the weights and the shape of a trained run, because random
-weights are not representative.
+before. Predictions are the hours that a map would keep; of the banded form, which has other weights, those of a piece
+of 4,096 hours that have their full history. CPU time is measured, since the machine may be shared. Limits: every window
+separately 2 times, dense at the default stride 12 times, at stride T 75 times; a training step with the dense head 25
+times the supervised hours per second of the plain last head, of which batches take less than 10 %. bfloat16 is measured
+separately, with its error; --run uses the weights and the shape of a trained run, because random weights are not
+representative, and --towers measures the error of shipped weights on 200 days of a real tower.
 """
 
 from __future__ import annotations
@@ -26,19 +28,22 @@ import numpy as np
 import torch
 from naive import ATTENTION, NaiveEcoPerceiver
 from torch import Tensor
-from windows import simulate
+from windows import shape, simulate
 
 from fluxcube.models.base import Batch, Sizes
-from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+from fluxcube.models.ecoperceiver import EcoPerceiver
 from fluxcube.models.sliding import predict_sliding
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.windows import Series, gather
+from fluxcube.timestamps import HOUR
 
 #: Numbers of windows per pass of the plain implementation; the fastest is used.
 BATCHES = (4, 8, 16, 24, 32, 64)
 #: Number of windows per pass of fluxcube, as in the predictor.
 OURS = 128
 STRETCH = 128
+#: Number of hours of one pass of the banded form, as in the predictor.
+PIECE = 4096
 
 
 def tensors(arrays: dict) -> Batch:
@@ -87,7 +92,7 @@ def build(preset: str, run: Path | None, bands: int) -> tuple[EcoPerceiver, Seri
     series = unplaced(simulate(1, 1, 21, bool(bands)).series)
     sizes = Sizes(inputs=21, bands=bands)
     if run is None:
-        model = EcoPerceiver(getattr(EcoPerceiverConfig, preset)(), sizes)
+        model = EcoPerceiver(shape(preset), sizes)
         torch.nn.init.normal_(model.head.weight)
         return model.eval(), series
     from fluxcube.inference.loading import load_model
@@ -151,6 +156,12 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
         f"ours, dense head, stride {n}": (lambda b=b: [dense(x) for x in split(b, 32)], n * OURS)
         for n, b in apart.items()
     }
+    pieces = {model.config.context: banded(model)} | {model.config.context // 2: banded(model, 2)}
+    streams = {band: (net, windows(series, np.array([PIECE]), PIECE)) for band, net in pieces.items()}
+    variants |= {
+        f"ours, banded, T {band}, {net.context} h of history": (lambda net=net, b=b: net(b), PIECE + 1 - net.context)
+        for band, (net, b) in streams.items()
+    }
     base = next(iter(variants))
     found = compared(variants, base, rounds)
     expected = torch.cat([naive(b) for b in split(own, size)])[:, -1]
@@ -160,17 +171,37 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
         reference = plain(model, attention, "dense")(apart[n].take(slice(32)))
         errors[list(variants)[3 + at]] = dense(apart[n].take(slice(32))), reference
     for name, (rate, ratio) in found.items():
-        pair = errors.get(name, expected)
-        ours, theirs = pair if isinstance(pair, tuple) else (pair, expected)
-        print(f"  {name:<42} {rate:9,.0f} /s   x {ratio:6.2f}   difference {error(ours, theirs, spread):.1e}")
-    half(last, dense, own, stretch, apart[length], rounds)
+        line = f"  {name:<42} {rate:9,.0f} /s   x {ratio:6.2f}"
+        if name in errors:
+            pair = errors[name]
+            ours, theirs = pair if isinstance(pair, tuple) else (pair, expected)
+            line += f"   difference {error(ours, theirs, spread):.1e}"
+        print(line, flush=True)
+    half(last, dense, streams[length], own, stretch, apart[length], rounds)
+
+
+def banded(model: EcoPerceiver, part: int = 1) -> EcoPerceiver:
+    """Return a banded form with the settings of a model, random weights, and a band of T hours or a part of them."""
+    band = model.config.context // part
+    config = dataclasses.replace(model.config, attention="banded", head="dense", distribution="none", context=band)
+    other = EcoPerceiver(config, model.sizes)
+    torch.nn.init.normal_(other.head.weight)
+    return other.eval()
 
 
 def error(ours: Tensor, theirs: Tensor, spread: Tensor) -> float:
     return ((ours - theirs).abs().max() / spread).item()
 
 
-def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, apart: Batch, rounds: int) -> None:
+def half(
+    last: EcoPerceiver,
+    dense: EcoPerceiver,
+    stream: tuple[EcoPerceiver, Batch],
+    own: Batch,
+    stretch: Batch,
+    apart: Batch,
+    rounds: int,
+) -> None:
     """Print speed and error of bfloat16 products relative to float32 products."""
 
     def with_half(run: Callable) -> Callable:
@@ -184,6 +215,7 @@ def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, ap
         "window by window": lambda: torch.cat([last(b) for b in split(own, 32)]),
         "sliding windows": lambda: predict_sliding(last, stretch)[0],
         "dense head, stride T": lambda: torch.cat([dense(b) for b in split(apart, 32)]),
+        "banded, one piece": lambda: stream[0](stream[1]),
     }
     for name, run in runs.items():
         reference, found = run(), with_half(run)()
@@ -193,6 +225,25 @@ def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, ap
             f"  bfloat16, {name:<32} x {both['bfloat16'][1]:.2f} of float32   rms difference {rms:.1e}, "
             f"largest {error(found, reference, reference.std()):.1e}"
         )
+
+
+def real(cube: Path, name: str = "ecoperceiver-towers", site: str = "DE-Tha", days: int = 200) -> None:
+    """Print the error and the speed of bfloat16 with shipped weights at a tower, by flux."""
+    import fluxcube as fc
+
+    hours = np.datetime64("2010-03-01", "ns") + np.arange(24 * days) * HOUR
+    data = fc.open_carbonsense(cube).sel(site=[site], time=slice(hours[0], hours[-1]))
+    found, seconds = {}, {}
+    for _ in range(2):  # the first round warms up
+        for precision in ("float32", "bfloat16"):
+            began = time.process_time()
+            found[precision] = fc.predict(name, data, precision=precision, applicability=False).load()
+            seconds[precision] = time.process_time() - began
+    print(f"{name} at {site}, {days} days from 2010-03-01; float32 takes {seconds['float32']:.1f} s with reading")
+    for flux in fc.load_model(name).spec.targets:
+        exact, rounded = (found[precision][flux].values for precision in ("float32", "bfloat16"))
+        apart = (rounded - exact) / np.nanstd(exact)
+        print(f"  bfloat16, {flux}: rms {np.sqrt(np.nanmean(apart**2)):.2%}, largest {np.nanmax(np.abs(apart)):.1%}")
 
 
 def training(model: EcoPerceiver, rounds: int) -> None:
@@ -230,7 +281,7 @@ def training(model: EcoPerceiver, rounds: int) -> None:
     print(f"  batches of 32 take {loading / (whole + loading):.2%} of such a step, on {threads} thread(s)")
 
 
-def main(preset: str, rounds: int, bands: int, run: Path | None, parts: str) -> None:
+def main(preset: str, rounds: int, bands: int, run: Path | None, parts: str, towers: Path | None) -> None:
     torch.set_num_threads(1)
     model, series = build(preset, run, bands)
     config, sizes = model.config, model.sizes
@@ -244,6 +295,8 @@ def main(preset: str, rounds: int, bands: int, run: Path | None, parts: str) -> 
         forward(model, series, rounds)
     if parts in ("all", "training") and run is None:
         training(model, rounds)
+    if towers is not None:
+        real(towers)
     print(f"  load {os.getloadavg()[0]:.1f}")
 
 
@@ -253,6 +306,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--bands", type=int, choices=(0, 9), default=9)
     parser.add_argument("--run", type=Path, help="folder of a trained run")
-    parser.add_argument("--parts", choices=("all", "forward", "training"), default="all")
+    parser.add_argument("--parts", choices=("all", "forward", "training", "none"), default="all")
+    parser.add_argument("--towers", type=Path, help="cube of towers, for the error of bfloat16")
     arguments = parser.parse_args()
-    main(arguments.preset, arguments.rounds, arguments.bands, arguments.run, arguments.parts)
+    main(arguments.preset, arguments.rounds, arguments.bands, arguments.run, arguments.parts, arguments.towers)

@@ -1,6 +1,7 @@
 """Measure the CPU time and page faults of a map in Dask workers, relative to the same map in one process.
 
     OMP_NUM_THREADS=1 python benchmarks/map_workers.py DEMO [--days 90] [--model ecoperceiver] [--rounds 3]
+        [--variants "one process,ours,quiet"]
 
 DEMO is the folder of a finished demo (`fluxcube demo`). Its forcing is written to a store, and its model is mapped from
 that store, each time by one worker with one thread that has mapped ten days before, so that imports are not counted:
@@ -37,7 +38,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import fluxcube as fc
-from fluxcube.demo import _forcing
+from fluxcube.demo import STRIDE, _forcing
 from fluxcube.maps import teams, workers
 from fluxcube.simulation import Planet
 from fluxcube.timestamps import HOUR
@@ -114,15 +115,15 @@ def mapped(variant: str, model: Path, forcing: xr.Dataset, days: int, out: Path)
     return np.append((after - before)[:3], after[3]), fc.open_maps(store).load()
 
 
-def main(demo: Path, days: int, name: str, rounds: int) -> None:
+def main(demo: Path, days: int, name: str, rounds: int, variants: list[str]) -> None:
     torch.set_num_threads(1)
-    found: dict[str, list[np.ndarray]] = {variant: [] for variant in VARIANTS}
+    found: dict[str, list[np.ndarray]] = {variant: [] for variant in variants}
     with tempfile.TemporaryDirectory(dir=".") as folder:
         store = fc.write_forcing(_forcing(demo / "raw", Planet()), Path(folder) / "forcing.zarr")
         forcing, first = fc.open_forcing(store), None
         print(f"{name}, {forcing.sizes['latitude']} x {forcing.sizes['longitude']} cells, {days} days", flush=True)
         for _ in range(rounds):
-            for variant in VARIANTS:
+            for variant in variants:
                 start = time.perf_counter()
                 row, maps = mapped(variant, demo / "runs" / name, forcing, days, Path(folder) / "maps.zarr")
                 found[variant].append(row)
@@ -149,5 +150,6 @@ if __name__ == "__main__":
     parser.add_argument("--days", type=int, default=90)
     parser.add_argument("--model", default="ecoperceiver")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="first one process, the base of the ratios")
     arguments = parser.parse_args()
-    main(arguments.demo, arguments.days, arguments.model, arguments.rounds)
+    main(arguments.demo, arguments.days, arguments.model, arguments.rounds, arguments.variants.split(","))

@@ -1,6 +1,7 @@
 """Measure the CPU time of one whole training run of `small()`: reading, steps, validation, saving and applicability.
 
     python benchmarks/skill_run.py CUBE [--old FOLDER] [--rounds 3] [--split FILE] [--windows 9000] [--epochs 3]
+        [--batch 32] [--attention window --context 32]
 
 The run is that of a skill table: `fit` on three quarters of the test towers of a split (by default the 32 development
 towers of ``splits/towers157-development.json``), validated on the others, with 27,000 windows in all and one thread.
@@ -36,7 +37,7 @@ PARTS = {
 }
 
 
-def run(cube: str, split: str, epochs: int, windows: int, profile: bool) -> None:
+def run(args: argparse.Namespace) -> None:
     """Train once, and print CPU seconds, validation score and parts as JSON; this runs in a process of its own."""
     import torch
 
@@ -44,19 +45,21 @@ def run(cube: str, split: str, epochs: int, windows: int, profile: bool) -> None
     from fluxcube.samples.splits import Split, load_folds
 
     torch.set_num_threads(1)
-    data = fc.open_carbonsense(cube)
-    sites = load_folds(split)[0].test
+    data = fc.open_carbonsense(args.cube)
+    sites = load_folds(args.split)[0].test
     own = Split(train=tuple(s for i, s in enumerate(sites) if i % 4), val=tuple(sites[::4]), test=(), kind="sites")
-    training = {"epochs": epochs, "windows_per_epoch": windows}
+    training = {"epochs": args.epochs, "windows_per_epoch": args.windows, "batch_size": args.batch}
+    changes = {"attention": args.attention, "context": args.context}
+    config = {name: value for name, value in changes.items() if value is not None}
     profiler = cProfile.Profile(time.process_time)
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        if profile:
+        if args.profile:
             profiler.enable()
-        done = fc.fit(data, target="NEE", out=Path(folder) / "run", split=own, training=training)
+        done = fc.fit(data, target="NEE", out=Path(folder) / "run", split=own, config=config, training=training)
         profiler.disable()
         seconds = time.process_time() - began
-    parts = shares(profiler) if profile else {}
+    parts = shares(profiler) if args.profile else {}
     print(json.dumps({"seconds": seconds, "nse": done.history[-1].get("val_nse_NEE"), "parts": parts}))
 
 
@@ -74,6 +77,9 @@ def once(folder: Path, args: argparse.Namespace, *, profile: bool = False) -> di
     """Run this script in a process that imports the version of fluxcube in a folder."""
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     own = ["--worker", args.cube, "--split", args.split, "--epochs", str(args.epochs), "--windows", str(args.windows)]
+    own += ["--batch", str(args.batch)]
+    own += ["--attention", args.attention] if args.attention else []
+    own += ["--context", str(args.context)] if args.context else []
     command = [sys.executable, __file__, *own, *(["--profile"] if profile else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -86,12 +92,15 @@ def main() -> None:
     parser.add_argument("--split", default=str(ROOT / "splits" / "towers157-development.json"))
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--windows", type=int, default=9000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--attention", choices=("window", "banded"), help="that of small() by default")
+    parser.add_argument("--context", type=int, help="T, in hours; that of small() by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="report the parts of a further run of each version")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        run(args.cube, args.split, args.epochs, args.windows, args.profile)
+        run(args)
         return
     folders = {"new": ROOT} | ({"old": Path(args.old)} if args.old else {})
     seconds: dict[str, list[float]] = {name: [] for name in folders}

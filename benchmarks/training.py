@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from forward import compared, cpu, plain, tensors, tuned, unplaced
 from naive import ATTENTION
-from windows import simulate
+from windows import shape, simulate
 
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
@@ -102,7 +102,7 @@ class Trainer:
 
 
 def config_of(preset: str, **changes: object) -> EcoPerceiverConfig:
-    return dataclasses.replace(getattr(EcoPerceiverConfig, preset)(), **changes)
+    return dataclasses.replace(shape(preset), **changes)
 
 
 def peak(preset: str, head: str, batch: int, context: int, device: str) -> None:

@@ -41,6 +41,7 @@ import numpy as np
 import torch
 import xarray as xr
 from forward import plain, tensors, tuned, twin
+from windows import shape
 
 from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_features
 from fluxcube.cubes.forcing_store import open_forcing_store, write_forcing
@@ -51,7 +52,7 @@ from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.maps.workers import _processes as processes
 from fluxcube.models.base import BaseModel, Batch, Model, Sizes
 from fluxcube.models.boosting import Boosting, BoostingConfig
-from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+from fluxcube.models.ecoperceiver import EcoPerceiver
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.surface import DEFAULT_COLUMNS
 from fluxcube.schema import CHIP_X, CHIP_Y, REGION_BYTES, variable_coords
@@ -61,8 +62,10 @@ from fluxcube.variables import BANDS, SURFACE_BANDS, predictors, table
 PREDICTORS = tuple(predictors())[:21]
 FLUXES = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 START = np.datetime64("2019-01-01", "ns")
-#: Forms of attention that are compared with trees.
-FORMS = ("window", "banded")
+#: Number of hours of the maps that are compared with those of trees: fewer do not outweigh what each map costs once.
+HOURS = 720
+#: Forms of attention that are compared with trees, with their T.
+FORMS = (("window", 32), ("banded", 32), ("banded", 16))
 #: Long-term statistics of surface reflectance, as static inputs.
 PERCENTILES = ("NDVI_P10", "NDVI_P50", "NDVI_P90", "NIRv_P10", "NIRv_P50", "NIRv_P90")
 #: Parts that run in this process, since they start processes themselves, or measure the process that submits tasks.
@@ -166,7 +169,7 @@ class Caught(Copy):
 def network(preset: str, targets: int = 1, bands: bool = True, **settings: object) -> EcoPerceiver:
     torch.manual_seed(0)
     sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS) if bands else 0, targets=targets)
-    model = EcoPerceiver(dataclasses.replace(getattr(EcoPerceiverConfig, preset)(), **settings), sizes)
+    model = EcoPerceiver(dataclasses.replace(shape(preset), **settings), sizes)
     torch.nn.init.normal_(model.head.weight)
     return model.eval()
 
@@ -241,7 +244,7 @@ def copy_part(folder: Path, rounds: int) -> None:
 
 
 def trees_part(folder: Path, rounds: int) -> None:
-    store = write_forcing(forcing((8, 8), 30), folder / "trees.zarr")
+    store = write_forcing(forcing((12, 12), 10 + HOURS // 24), folder / "trees.zarr")
     five = spec(FLUXES)
     sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS), targets=5)
     config = BoostingConfig(n_estimators=500, max_depth=8, early_stopping=0, min_child_weight=1)
@@ -252,12 +255,12 @@ def trees_part(folder: Path, rounds: int) -> None:
     trees = Boosting(config, sizes)
     trees.boosters = one.boosters * 5
     name = "XGBoost, 5 x 500 trees of depth 8"
-    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", 480, 8)}
-    for preset, cells in (("small", 8), ("published", 4)):
-        for form in FORMS:
-            model = twin(network(preset, 5, head="dense", attention=form), "dense")
-            variants[f"{preset}(), {form}, T {model.context}"] = lambda model=model, cells=cells: mapped(
-                model, five, store, folder / "b.zarr", 480, cells
+    variants = {name: lambda: mapped(trees, five, store, folder / "a.zarr", HOURS, 12)}
+    for preset, cells in (("small", 12), ("published", 4)):
+        for form, context in FORMS:
+            model = twin(network(preset, 5, head="dense", attention=form, context=context), "dense")
+            variants[f"{preset}(), {form}, T {context}"] = lambda model=model, cells=cells: mapped(
+                model, five, store, folder / "b.zarr", HOURS, cells
             )
     compared(variants, name, rounds)
 
@@ -293,7 +296,7 @@ def surface_part(folder: Path, rounds: int) -> None:
             inputs=len(features.inputs), bands=0, numbers=len(features.numbers), targets=1, means=len(features.surface)
         )
         torch.manual_seed(0)
-        models[f"small(), {name}"] = twin(EcoPerceiver(EcoPerceiverConfig.small(), sizes).eval(), "dense")
+        models[f"small(), {name}"] = twin(EcoPerceiver(shape("small"), sizes).eval(), "dense")
         trees = Boosting(config, sizes)
         rows = rng.random((20_000, len(features.inputs) + len(features.numbers)), np.float32) - np.float32(0.5)
         trees.fit(rows, np.sin(9 * rows).sum(1, keepdims=True).astype(np.float32))

@@ -14,6 +14,7 @@ Limits: 1,000 times the SQLite loader; never the bottleneck of training.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import sqlite3
@@ -212,10 +213,15 @@ def compare(towers: Towers, length: int, size: int, folder: Path) -> None:
         print(f"  {name:<26} {found:10,.0f} windows/s   {ratios}", flush=True)
 
 
+def shape(preset: str) -> EcoPerceiverConfig:
+    """Return the settings of a preset with the paper's attention, over windows of 32 hours, for every preset alike."""
+    return dataclasses.replace(getattr(EcoPerceiverConfig, preset)(), attention="window", context=32)
+
+
 def training(towers: Towers, length: int, threads: int) -> None:
     """Print the share of a batch in a training step."""
     for name, size in (("small", 32), ("small", 512), ("published", 32)):
-        config = getattr(EcoPerceiverConfig, name)()
+        config = shape(name)
         windows = Windows(towers, length=length, batch_size=size, emits=length if config.head == "dense" else 1)
         model = EcoPerceiver(config, Sizes(inputs=len(towers.spec.inputs), bands=len(towers.spec.bands), numbers=2))
         optimizer = torch.optim.AdamW(model.parameters())
