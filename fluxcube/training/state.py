@@ -131,7 +131,7 @@ def load_state(
         model.load_state_dict(parts["model"])
         random = parts["random"]["cpu"]
         _check_types(counters)
-        restored = _moments(parts, model)
+        restored = _moments(parts, model, on_device=bool(optimizer.defaults.get("fused")))
         torch.set_rng_state(random)
         if "cuda" in parts["random"] and (card := _card_of(model)) is not None:
             torch.cuda.set_rng_state(parts["random"]["cuda"], card)
@@ -147,13 +147,16 @@ def _card_of(model: torch.nn.Module) -> torch.device | None:
     return device if device.type == "cuda" else None
 
 
-def _moments(parts: Mapping[str, Mapping[str, torch.Tensor]], model: torch.nn.Module) -> dict:
-    """Return the moments of each parameter of a model, as its optimizer keeps them (ValueError if one is damaged)."""
+def _moments(parts: Mapping[str, Mapping[str, torch.Tensor]], model: torch.nn.Module, *, on_device: bool) -> dict:
+    """Return the moments of each parameter of a model, as its optimizer keeps them (ValueError if one is damaged).
+
+    A fused optimizer reads the number of steps on the device of the parameter (`on_device`), others on the CPU.
+    """
     out = {}
     for name, parameter in model.named_parameters():
         if name in parts.get("step", {}):
             out[parameter] = {
-                key: parts[key][name].to("cpu" if key == "step" else parameter.device) for key in _MOMENTS
+                key: parts[key][name].to(parameter.device if key != "step" or on_device else "cpu") for key in _MOMENTS
             }
             if any(out[parameter][key].shape != parameter.shape for key in _MOMENTS if key != "step"):
                 raise ValueError(f"the moments of {name} have another shape than its weights")

@@ -19,6 +19,7 @@ from fluxcube.resolution import HOURLY
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
+from fluxcube.training import state
 from fluxcube.training.job import Job
 from fluxcube.training.loop import _Run
 from fluxcube.training.pace import rate
@@ -262,3 +263,14 @@ def test_a_gpu_that_is_not_there_is_named(cube, tmp_path):
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="device is 'cuda', but"):
         eco(cube, tmp_path / "run", training=dataclasses.replace(FAST, device="cuda"))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_fused_optimizer_resumes_with_its_number_of_steps_on_the_device(fused):
+    """Its kernel reads them there: on a card, an address of the host would end the process."""
+    model = torch.nn.Linear(2, 2)
+    names = ("exp_avg", "exp_avg_sq", "step")
+    parts = {key: {"weight": torch.ones(() if key == "step" else (2, 2))} for key in names}
+    (moments,) = state._moments(parts, model.to("meta"), on_device=fused).values()
+    expected = {"exp_avg": "meta", "exp_avg_sq": "meta", "step": "meta" if fused else "cpu"}
+    assert {key: value.device.type for key, value in moments.items()} == expected
