@@ -38,7 +38,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import fluxcube as fc
-from fluxcube.demo import STRIDE, _forcing
+from fluxcube.demo import _forcing
 from fluxcube.maps import teams, workers
 from fluxcube.simulation import Planet
 from fluxcube.timestamps import HOUR
