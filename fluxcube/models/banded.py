@@ -62,7 +62,8 @@ class BandedSelfAttention(CausalSelfAttention):
         split = functional.pad(split, (0, 0, lead, blocks * size - length)).flatten(1, 2)
         copied = torch.is_grad_enabled() or torch.compiler.is_compiling()
         query, key, value = self._copies(split) if copied else self._views(split)
-        scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2)).float()
+        scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         scores = self._biased(scores.view(batch, heads, -1, *scores.shape[1:])).flatten(0, 2)
         seen = torch.bmm(scores.softmax(-1)[: len(value)].to(value.dtype), value)
         apart = scores.shape[0] // len(split[0]) * size * seen.shape[-1]

@@ -16,7 +16,8 @@ class Linear(nn.Linear):
 
     torch computes them by MKL, which uses half of the vector units of AMD's processors: on one core of Zen 5, with the
     matrices of EcoPerceiver, MKL made 92 and oneDNN 160 to 205 GFLOP/s. Parameters and results are those of
-    `torch.nn.Linear`, except for rounding.
+    `torch.nn.Linear`, except for rounding. A large product has no second derivative, and `torch.func` cannot transform
+    it: disable oneDNN for these (``torch.backends.mkldnn.flags(enabled=False)``).
 
     Examples
     --------

@@ -82,6 +82,15 @@ def test_properties_of_a_model_with_streams():
     assert dataclasses.replace(EcoPerceiverConfig.published(), head="dense", attention="banded").reach == 373
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_attention_in_double_precision_is_computed_in_it(grad):
+    torch.manual_seed(0)
+    layer = BandedSelfAttention(12, 3, 2, 7).double()
+    latents = torch.randn(1, 40, 12, dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(layer.attend(latents)[0], plain_attention(layer, latents[0]), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "change", [{"head": "last"}, {"causal": False, "head": "last"}, {"attention": "wide"}], ids=str
 )
