@@ -276,8 +276,10 @@ def _on_device(
 def _trees_on_device(config: Config | Mapping | None, device: str | None) -> Config | Mapping | None:
     """Return the settings of trees with a device; refuse a card that XGBoost cannot use."""
     if device is not None:
-        plain = config is None or isinstance(config, Mapping)
-        config = {**(config or {}), "device": device} if plain else changed(config, {"device": device})
+        if config is None or isinstance(config, Mapping):
+            config = {**(config or {}), "device": device}
+        else:
+            config = changed(config, {"device": device})
     named = config.get("device") if isinstance(config, Mapping) else getattr(config, "device", None)
     if isinstance(named, str) and needs_card(check_device(named)):
         find_tree_device(named)
