@@ -219,7 +219,7 @@ def upscale(
         "allow_missing": allow_missing,
         "allow_other_product": allow_other_product,
         "time_chunk": time_chunk,
-        "device": device or "auto",
+        "device": "auto" if device is None else device,
         "deterministic": deterministic,
     }
     if plan or out is None:

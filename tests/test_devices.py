@@ -8,9 +8,13 @@ import sys
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import fluxcube as fc
 from fluxcube import devices
+from fluxcube.cli import app
 from fluxcube.errors import ConfigError
+from fluxcube.simulation.example import example_cube, example_forcing
 
 
 @pytest.fixture
@@ -187,3 +191,32 @@ def test_errors_of_memory_and_of_the_driver_are_told_apart():
     failed = [RuntimeError("CUDA error: an illegal memory access was encountered"), RuntimeError("CUDNN_STATUS_X")]
     assert all(map(devices.is_card_failure, failed)) and not any(map(devices.is_exhausted, failed))
     assert not devices.is_card_failure(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize("device", ["", "gpu", 0])
+def test_an_empty_or_wrong_device_is_not_taken_for_the_default(device, tmp_path):
+    model, forcing = "ecoperceiver-towers/seed-0", example_forcing(days=2)
+    calls = (
+        lambda: fc.load_model(model, device=device),
+        lambda: fc.load_model([model, "ecoperceiver-towers/seed-1"], device=device),
+        lambda: fc.upscale(model, forcing, device=device, allow_missing=True),
+        lambda: fc.upscale(fc.load_model(model), forcing, device=device, allow_missing=True),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match=r"device: expected 'auto'"):
+            call()
+
+
+def test_an_empty_device_is_refused_by_the_command_line(tmp_path):
+    fc.write_forcing(example_forcing(days=2), tmp_path / "forcing.zarr")
+    arguments = ["upscale", "ecoperceiver-towers/seed-0", str(tmp_path / "forcing.zarr"), str(tmp_path / "maps.zarr")]
+    result = CliRunner().invoke(app, [*arguments, "--device", "", "--allow-missing"])
+    assert result.exit_code != 0 and not (tmp_path / "maps.zarr").exists()
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"config": {"device": "cuda"}}])
+def test_trees_on_a_card_that_does_not_exist_are_refused_before_a_folder_is_created(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("fluxcube.models.treedevice.is_built_for_cards", lambda: False)
+    with pytest.raises(ConfigError, match="device is 'cuda', but this XGBoost"):
+        fc.fit(example_cube(sites=12, days=3), model="xgboost", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()

@@ -107,7 +107,7 @@ def _opened(
             raise ConfigError("weights are for several runs: pass a list of runs, or no weights.")
         if isinstance(run, Predictor):
             return run if device is None else on_device(run, device)
-        return _load(run, device or "auto", options)
+        return _load(run, "auto" if device is None else check_device(device), options)
     parts = [load_model(one, device=device, storage_options=options) for one in run]
     if len(parts) == 1 and weights is None:
         return parts[0]
@@ -170,9 +170,9 @@ def described(model: AnyModel, device: str | None) -> Predictor:
         Device of the processes that compute; None is that of a model that is loaded already, else "auto".
     """
     if isinstance(model, Predictor):
-        return _labelled(as_predictor(model), check_device(device or model.device))
+        return _labelled(as_predictor(model), check_device(model.device if device is None else device))
     if isinstance(model, Bucket | str | os.PathLike):
-        return _labelled(as_predictor(model, "cpu"), check_device(device or "auto"))
+        return _labelled(as_predictor(model, "cpu"), check_device("auto" if device is None else device))
     parts = [described(one, device) for one in model]
     if len(parts) == 1:
         return parts[0]

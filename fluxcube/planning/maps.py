@@ -317,8 +317,8 @@ def _set_up(model: AnyModel, options: Mapping[str, Any], part: xr.Dataset) -> xr
 
 
 def _check_numbers(**numbers: float) -> None:
-    if wrong := [f"{name}={value}" for name, value in numbers.items() if not value > 0]:
-        raise ConfigError(f"expected positive numbers, found {', '.join(wrong)}.")
+    if wrong := [f"{name}={value}" for name, value in numbers.items() if not 0 < value < np.inf]:
+        raise ConfigError(f"expected positive, finite numbers, found {', '.join(wrong)}.")
 
 
 def _client_bytes(tasks: Tasks) -> int:

@@ -20,7 +20,7 @@ from fluxcube.maps.regions import Region, RegionTask, region_tasks, regions
 from fluxcube.maps.store import create_maps
 from fluxcube.maps.workers import workers_for
 from fluxcube.planning.tiles import Tasks
-from fluxcube.schema import REGION_BYTES
+from fluxcube.schema import DEVICE, REGION_BYTES
 
 Progress = Callable[[int, int, str], None]
 
@@ -163,7 +163,8 @@ def measure_tasks(
         ]
         begin = time.perf_counter()
         task_bytes = max(size for *_, size in prepared)
-        with workers_for(scheduler, 1, 0, task_bytes, folder / "start.zarr") as team:
+        device = str(tasks.one.attrs.get(DEVICE, "cpu"))
+        with workers_for(scheduler, 1, 0, task_bytes, folder / "start.zarr", device=device) as team:
             usages = []
             for task, *_ in prepared:
                 usages.append(team.submit(MeasuredTask(task)).result())

@@ -13,6 +13,7 @@ from fluxcube.devices import check_device, find_device, needs_card
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
+from fluxcube.models.treedevice import find_tree_device
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.splits import Split
 from fluxcube.schema import validate_cube
@@ -255,23 +256,34 @@ def _on_device(
     device: str | None,
     deterministic: bool | None,
 ) -> tuple[Config | Mapping | None, TrainingConfig]:
-    """Return the settings of a model and of its training with a device; refuse one that would have no effect."""
+    """Return the settings of a model and of its training with a device.
+
+    A device that does not exist, or that would have no effect, is refused before anything is read or written.
+    """
     if deterministic is not None:
         training = dataclasses.replace(training, deterministic=deterministic)
     if registry.by_descent(model):
         training = training if device is None else dataclasses.replace(training, device=device)
-        find_device(training.device)  # refused before anything is read or written
+        find_device(training.device)
         return config, training
-    if device is None:
-        return config, training
-    check_device(device)
     if "device" in {field.name for field in dataclasses.fields(registry.config_class(model))}:
-        if config is None or isinstance(config, Mapping):
-            return {**(config or {}), "device": device}, training
-        return changed(config, {"device": device}), training
-    if needs_card(device):
+        return _trees_on_device(config, device), training
+    if device is not None and needs_card(check_device(device)):
         raise ConfigError(f"{model} is trained on the CPU, not on {device!r}: leave device out.")
     return config, training
+
+
+def _trees_on_device(config: Config | Mapping | None, device: str | None) -> Config | Mapping | None:
+    """Return the settings of trees with a device; refuse a card that XGBoost cannot use."""
+    if device is not None:
+        if config is None or isinstance(config, Mapping):
+            config = {**(config or {}), "device": device}
+        else:
+            config = changed(config, {"device": device})
+    named = config.get("device") if isinstance(config, Mapping) else getattr(config, "device", None)
+    if isinstance(named, str) and needs_card(check_device(named)):
+        find_tree_device(named)
+    return config
 
 
 def _check_used(model: str, epochs: int | None, seeds: object, jobs: int) -> None:

@@ -281,3 +281,24 @@ def test_faults_of_a_plan_are_named():
     for period in (("2019", "2018"), ("x", "y"), ("2018",)):
         with pytest.raises(ConfigError, match="period: expected the first and the last time"):
             number_of_hours(period)
+
+
+def test_a_device_that_does_not_exist_is_refused_before_the_sample_is_computed(monkeypatch):
+    monkeypatch.setattr("fluxcube.devices.card_count", lambda: 0)
+    reported = []
+    with pytest.raises(ConfigError, match=r"device is 'cuda', but"):
+        plan_maps(
+            SEED,
+            example_forcing(days=3),
+            device="cuda",
+            allow_missing=True,
+            scheduler="threads",
+            progress=lambda *args: reported.append(args),
+        )
+    assert not reported
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), -1.0])
+def test_prices_that_json_cannot_express_are_refused(number):
+    with pytest.raises(ConfigError, match=r"positive, finite numbers, found .*price_gpu"):
+        plan_maps(fake(), land_forcing(), price_gpu=number)
