@@ -47,9 +47,9 @@ class _Repeated(torch.autograd.Function):
 def _sums(parts: list[list[Tensor]]) -> Sequence[Tensor]:
     """Return the sum of each list of tensors; all lists have one length."""
     first, *others = zip(*parts, strict=True)
-    totals: Sequence[Tensor] = first
+    totals: tuple[Tensor, ...] = tuple(first)
     for other in others:
-        totals = torch._foreach_add(totals, other)
+        totals = torch._foreach_add(totals, tuple(other))
     return totals
 
 
@@ -89,7 +89,7 @@ def shared_blocks(
     # The weights of the attention itself are used once, to fold them.
     first = {name: x for name, x in cross.named_parameters() if name.startswith(("norm.", "mlp"))}
     second = dict(block_self.named_parameters())
-    blocks = []
+    blocks: list[tuple[Callable[[Tensor], Tensor], SelfLayer]] = []
     for views in repeated([*first.values(), *second.values(), *folded, tokens.values], count):
         of_first, rest = dict(zip(first, views, strict=False)), views[len(first) :]
         of_second, rest = dict(zip(second, rest, strict=False)), rest[len(second) :]
