@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -15,7 +15,8 @@ from fluxcube.models.banded import BandedSelfAttention
 from fluxcube.models.base import Batch, Config, Sizes
 from fluxcube.models.ecoperceiver_config import EcoPerceiverConfig
 from fluxcube.models.graphs import Replayed
-from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, WindowedCrossAttention, few_kernels
+from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, Tokens, WindowedCrossAttention, few_kernels
+from fluxcube.models.sharing import SelfLayer, shared_blocks
 from fluxcube.models.sliding import predict_sliding
 from fluxcube.models.tokens import TokenNetwork
 
@@ -170,23 +171,34 @@ class EcoPerceiver(TokenNetwork):
         tokens = self.tokens(batch)
         future = self.future[:length, :length]
         # A shorter window uses the last latents: the present hour keeps its place.
-        own = self.latents.expand(length, -1) if self.streams else self.latents[-length:]
+        own = self.latents if length == len(self.latents) else self.latents[-length:]
+        own = self.latents.expand(length, -1) if self.streams else own
         latents: Tensor = own.expand(len(batch.inputs), -1, -1)
         if tokens.offset is not None:
             latents = latents + tokens.offset
-        folded = [cross.fold() if few_kernels(cross, latents) else None for cross in self.cross]
-        layers: list[CausalSelfAttention] = []
-        for i in range(self.config.blocks):
-            at = 0 if self.config.share else i
+        layers: list[SelfLayer] = []
+        for cross, block_self in self._blocks(tokens):
             for layer in layers:
                 latents = layer(latents, future)
-            latents = self.cross[at](latents, tokens, folded[at])
-            layers = [self.block_self[at]]
+            latents = cross(latents)
+            layers = [block_self]
         layers += list(self.self_layers)
         for layer in layers[:-1]:
             latents = layer(latents, future)
-        dense = self.config.head == "dense"
-        return self.emit(layers[-1](latents, future) if dense else layers[-1].last(latents, future))
+        if self.config.head == "dense":
+            return self.emit(layers[-1](latents, future))
+        end = self.self_layers if len(self.self_layers) else self.block_self
+        return self.emit(end[-1].last(latents, future))
+
+    def _blocks(self, tokens: Tokens) -> list[tuple[Callable[[Tensor], Tensor], SelfLayer]]:
+        """Return the attention of each block to `tokens`, and its self-attention."""
+        count, few = self.config.blocks, few_kernels(self.cross[0], tokens.values)
+        learns = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if few and learns and self.config.share and count > 1:
+            return shared_blocks(self.cross[0], self.block_self[0], tokens, count)
+        folded = [cross.fold() if few else None for cross in self.cross]
+        at = [0] * count if self.config.share else range(count)
+        return [(partial(self.cross[i], tokens=tokens, folded=folded[i]), self.block_self[i]) for i in at]
 
     def emit(self, latents: Tensor) -> Tensor:
         """Return what `forward` returns for the latents (..., H) of hours."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from fluxcube.models.linear import Linear
@@ -54,11 +55,16 @@ def octaves(frequencies: int) -> Tensor:
 
 def fourier_features_of(x: Tensor, octaves: Tensor) -> Tensor:
     """Return `fourier_features` of x for the numbers of turns (K,) of the function `octaves`."""
+    return torch.cat(sines_and_cosines(x, octaves), -1)
+
+
+def sines_and_cosines(x: Tensor, octaves: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two halves (..., K) of `fourier_features_of`, for those who concatenate them with more."""
     with torch.autocast(x.device.type, enabled=False):
         turns = x.to(octaves.dtype)[..., None] * octaves
         # Whole turns are subtracted first: exact, where float32 would lose 1e-4 at the highest frequency.
         angle = turns.sub_(turns.round()).mul_(2 * torch.pi)
-        return torch.cat([angle.sin(), angle.cos()], -1).float()
+        return angle.sin().float(), angle.cos().float()
 
 
 def tokens_in_place(values: Tensor, octaves: Tensor, embedding: Tensor, norm: nn.LayerNorm, *, plain: bool) -> Tensor:
@@ -196,8 +202,8 @@ class Folded(NamedTuple):
     ----------
     query_weight, query_bias : (h H_i, H), (h H_i,) Tensor
         Query and key in one: from a latent to its scores with raw tokens.
-    out_weight, out_bias : (H, h H_i), (H,) Tensor
-        Value and output in one.
+    out_weight, out_bias : (h H_i, H), (H,) Tensor
+        Value and output in one, transposed.
     """
 
     query_weight: Tensor
@@ -246,8 +252,8 @@ class WindowedCrossAttention(nn.Module):
         """Return the latents (B, T, H) after attention to `tokens` and the MLP; `folded` are the weights of `fold`."""
         rows = latents.flatten(0, 1)
         # An hour without any token passes its latent through unchanged, not even a bias is added.
-        rows = torch.addcmul(rows, self.attend(self.norm(rows), tokens, folded).to(rows.dtype), tokens.present)
-        rows = torch.addcmul(rows, self.mlp(self.mlp_norm(rows)).to(rows.dtype), tokens.present)
+        rows = add_where_present(rows, self.attend(self.norm(rows), tokens, folded).to(rows.dtype), tokens.present)
+        rows = add_where_present(rows, self.mlp(self.mlp_norm(rows)).to(rows.dtype), tokens.present)
         return rows.view_as(latents)
 
     def attend(self, rows: Tensor, tokens: Tokens, folded: Folded | None = None) -> Tensor:
@@ -270,15 +276,13 @@ class WindowedCrossAttention(nn.Module):
         """Return the weights for few kernels, which all blocks that share this layer have in common."""
         width, heads = self.query.out_features, self.heads
         key, value = (x.weight.view(heads, width // heads, -1) for x in (self.key, self.value))
-        scale = (width // heads) ** -0.5
         with torch.autocast(key.device.type, enabled=False):
-            query = torch.cat([self.query.weight, self.query.bias[:, None]], 1).view(heads, width // heads, -1)
-            both = torch.bmm(key.transpose(1, 2), query * scale).flatten(0, 1)
-            out = torch.bmm(self.out.weight.view(width, heads, -1).transpose(0, 1), value)
+            query = torch.bmm(key.transpose(1, 2), self.query.weight.view(heads, width // heads, -1))
+            query_bias = torch.bmm(key.transpose(1, 2), self.query.bias.view(heads, -1, 1))
+            out = torch.bmm(value.transpose(1, 2), self.out.weight.t().view(heads, width // heads, -1))
             bias = torch.addmv(self.out.bias, self.out.weight, self.value.bias)
-        dtype = product_dtype(both)
-        weights = (both[:, :-1], both[:, -1], out.transpose(0, 1).flatten(1), bias)
-        return Folded(*(x.to(dtype) for x in weights))
+        dtype = product_dtype(query)
+        return Folded(*(x.to(dtype) for x in (query.flatten(0, 1), query_bias.flatten(), out.flatten(0, 1), bias)))
 
     def _attend_folded(self, rows: Tensor, tokens: Tokens, folded: Folded) -> Tensor:
         query = functional.linear(rows, folded.query_weight, folded.query_bias).unflatten(-1, (self.heads, -1))
@@ -286,9 +290,31 @@ class WindowedCrossAttention(nn.Module):
         split = (-1, _HOURS if len(rows) % _HOURS == 0 else 1)
         query, values, bias = (x.unflatten(0, split) for x in (query, tokens.values, tokens.bias))
         seen = functional.scaled_dot_product_attention(
-            query, values, values, bias.expand(-1, -1, self.heads, -1), scale=1.0
+            query, values, values, bias.expand(-1, -1, self.heads, -1), scale=(rows.shape[-1] // self.heads) ** -0.5
         )
-        return functional.linear(seen.flatten(0, 1).flatten(1), folded.out_weight, folded.out_bias)
+        return torch.addmm(folded.out_bias, seen.flatten(0, 1).flatten(1), folded.out_weight)
+
+
+class _AddWherePresent(torch.autograd.Function):
+    """`torch.addcmul` with one kernel in its backward pass instead of two."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, change: Tensor, present: Tensor) -> Tensor:
+        """Return the sums."""
+        ctx.save_for_backward(present)
+        return torch.addcmul(rows, change, present)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of the rows and of the change."""
+        return gradient, gradient * ctx.saved_tensors[0], None
+
+
+def add_where_present(rows: Tensor, change: Tensor, present: Tensor) -> Tensor:
+    """Return rows (R, H) plus their change (R, H) where an hour has a token: where `present` (R, 1) is 1, not 0."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _AddWherePresent.apply(rows, change, present)
+    return torch.addcmul(rows, change, present)
 
 
 def _weighted(query: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
@@ -329,6 +355,9 @@ class CausalSelfAttention(nn.Module):
         width, heads = latents.shape[-1], self.heads
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         normed = self.norm(latents)
+        if few_kernels(self, latents):
+            mixed = latents[:, -1] + self._last_attended(normed)
+            return (mixed + self.mlp(self.mlp_norm(mixed)))[:, None]
         query = functional.linear(normed[:, -1:], weight[:width], bias[:width])
         both = functional.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1))
         key, value = both.permute(2, 0, 3, 1, 4).unbind()
@@ -337,12 +366,21 @@ class CausalSelfAttention(nn.Module):
         mixed = latents[:, -1:] + self.out(seen.transpose(1, 2).flatten(2))
         return mixed + self.mlp(self.mlp_norm(mixed))
 
+    def _last_attended(self, normed: Tensor) -> Tensor:
+        """Return the attention (B, H) of the last hour of normalised latents (B, T, H), which sees all hours."""
+        width, heads = normed.shape[-1], self.heads
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query = functional.linear(normed[:, -1], weight[:width], bias[:width]).view(-1, heads, 1, width // heads)
+        both = functional.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1))
+        key, value = (x.transpose(1, 2) for x in both.unbind(2))
+        return self.out(functional.scaled_dot_product_attention(query, key, value).flatten(1))
+
     def attend(self, latents: Tensor, future: Tensor) -> Tensor:
         """Return the attention of latents (B, T, H) to each other (B, T, H)."""
         batch, length, width = latents.shape
         split = self.query_key_value(latents).view(batch, length, 3, self.heads, -1)
         if few_kernels(self, latents):
-            query, key, value = split.permute(2, 0, 3, 1, 4).unbind()
+            query, key, value = (x.transpose(1, 2) for x in split.unbind(2))
             seen = functional.scaled_dot_product_attention(query, key, value, future.to(query.dtype))
             return self.out(seen.transpose(1, 2).reshape(batch, length, width))
         query, key, value = (part.transpose(1, 2).reshape(-1, length, part.shape[-1]) for part in split.unbind(2))

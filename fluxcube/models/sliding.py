@@ -92,7 +92,7 @@ def predict_sliding(model: SlidingModel, batch: Batch[Tensor]) -> Tensor:
         Output of `model` for the last hour of each window of T hours. The latest image at or before the first hour of
         a window is placed at that hour.
     """
-    length, config = model.context, model.config
+    length = model.context
     count, hours = batch.inputs.shape[:2]
     windows = hours - length + 1
     tokens = model.tokens(batch)
@@ -104,10 +104,22 @@ def predict_sliding(model: SlidingModel, batch: Batch[Tensor]) -> Tensor:
     latents = model.latents.expand(count, windows, -1, -1).clone()
     if tokens.offset is not None:
         latents += tokens.offset.unfold(1, length, 1).transpose(2, 3)
+    blocks = _at_once if shared[0].few else _in_pieces
+    ends = blocks(model, shared, latents, present)
+    return model.emit(ends).unflatten(0, (count, windows))
+
+
+def _in_pieces(model: SlidingModel, shared: list[_Shared], latents: Tensor, present: Tensor) -> Tensor:
+    """Return the latents (B E, H) of the last hours of windows, from those of all hours (B, E, T, H).
+
+    Few windows at a time pass the layers; `present` (B, E, T, 1) is 1 where an hour has a token, else 0.
+    """
+    count, windows, length, width = latents.shape
+    config = model.config
     # Windows that would begin before the first hour or end after the last one pad the array; they are never read.
-    room = latents.new_zeros(count, windows + 2 * (length - 1), length, config.latent)
+    room = latents.new_zeros(count, windows + 2 * (length - 1), length, width)
     mixed = room[:, length - 1 : length - 1 + windows]
-    pieces = _pieces(latents, whole=shared[0].few)
+    pieces = _pieces(latents)
     for i in range(config.blocks):
         at = 0 if config.share else i
         cross, block_self = model.cross[at], model.block_self[at]
@@ -121,19 +133,44 @@ def predict_sliding(model: SlidingModel, batch: Batch[Tensor]) -> Tensor:
             rows = torch.addcmul(rows, cross.mlp(cross.mlp_norm(rows)).to(latents.dtype), seen)
             if i == config.blocks - 1 and not len(model.self_layers):
                 latents[piece][:, :, -1:] = block_self.last(rows.flatten(0, 1), model.future).view_as(rows[:, :, -1:])
-            elif len(pieces) == 1:
-                latents = block_self(rows.flatten(0, 1), model.future).view_as(rows)
             else:
                 latents[piece] = block_self(rows.flatten(0, 1), model.future).view_as(rows)
-    ends = torch.cat([_finish(model, latents[piece].flatten(0, 1)) for piece in pieces])
-    return model.emit(ends).unflatten(0, (count, windows))
+    return torch.cat([_finish(model, latents[piece].flatten(0, 1)) for piece in pieces])
 
 
-def _pieces(latents: Tensor, *, whole: bool) -> list[tuple[slice, slice]]:
-    """Return the parts of latents (B, E, T, H) that pass the layers together: all of them on a GPU."""
+def _at_once(model: SlidingModel, shared: list[_Shared], latents: Tensor, present: Tensor) -> Tensor:
+    """Return what `_in_pieces` returns, by few kernels, whose number does not grow with that of the series."""
+    count, windows, length, width = latents.shape
+    config, hours = model.config, windows + length - 1
+    # A series of N hours has N places for windows, so that the places of all series lie at one distance. Those that no
+    # window fills are never read.
+    room = latents.new_zeros(count * hours + length - 1, length, width, dtype=shared[0].hours[0].dtype)
+    inside = room[length - 1 :].view(count, hours, length, width)[:, :windows]
+    for i in range(config.blocks):
+        at = 0 if config.share else i
+        cross, block_self = model.cross[at], model.block_self[at]
+        query = cross.query(cross.norm(latents))
+        inside.copy_(query)
+        # All rows are projected, hour by hour, since those of the windows do not follow each other.
+        out = cross.out(shared[at].attend_at_once(room, query)).to(latents.dtype)
+        rows = torch.addcmul(latents, _of_windows(out, latents.shape), present)
+        rows = torch.addcmul(rows, cross.mlp(cross.mlp_norm(rows)).to(latents.dtype), present)
+        if i == config.blocks - 1 and not len(model.self_layers):
+            return block_self.last(rows.flatten(0, 1), model.future)[:, 0]
+        latents = block_self(rows.flatten(0, 1), model.future).view_as(rows)
+    return _finish(model, latents.flatten(0, 1))
+
+
+def _of_windows(by_hour: Tensor, shape: torch.Size) -> Tensor:
+    """Return a view (B, E, T, H) of rows (B N, T, H) of the hours of series, as `_Shared.attend_at_once` returns."""
+    count, windows, length, width = shape
+    strides = (len(by_hour) // count * length * width, length * width, (length - 1) * width, 1)
+    return by_hour.as_strided((count, windows, length, width), strides, (length - 1) * width)
+
+
+def _pieces(latents: Tensor) -> list[tuple[slice, slice]]:
+    """Return the parts of latents (B, E, T, H) that pass the layers together."""
     count, windows = latents.shape[:2]
-    if whole:
-        return [(slice(None), slice(None))]
     starts = range(0, windows, _PIECE)
     return [(slice(i, i + 1), slice(at, at + _PIECE)) for i in range(count) for at in starts]
 
@@ -205,9 +242,10 @@ class _Shared(NamedTuple):
         heads, few = cross.heads, few_kernels(cross, tokens.values)
 
         def project(x: Tensor) -> tuple[Tensor, Tensor]:
-            key = functional.linear(x, cross.key.weight) * (cross.key.out_features // heads) ** -0.5
-            key, value = (y.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous() for y in (key, cross.value(x)))
-            return key, value
+            key = functional.linear(x, cross.key.weight)
+            key = key if few else key * (cross.key.out_features // heads) ** -0.5
+            key, value = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (key, cross.value(x)))
+            return (key, value) if few else (key.contiguous(), value.contiguous())
 
         key, value = project(tokens.values)
         hours = key, value, tokens.bias[:, None]
@@ -225,40 +263,52 @@ class _Shared(NamedTuple):
         count, windows, length, width = inside.shape
         split = (self.heads, width // self.heads)
         hours = windows + length - 1
-        attention = _fused if self.few else _attention
         first = None
         if self.at_first:
             queries = inside[:, :, 0].unflatten(-1, split).flatten(0, 1)[:, :, None]
-            first = attention(queries, *self.at_first).view(count, windows, width)
+            first = _attention(queries, *self.at_first).view(count, windows, width)
         # Row k of hour t is the latent of window t + k (of `room`) at its hour T - 1 - k.
         shape = (count, hours, self.heads, length, split[1])
         strides = (room.stride(0), length * width, split[1], (length - 1) * width, 1)
         by_hour = room.as_strided(shape, strides, (length - 1) * width)
         at = None if self.rows is None else (self.rows // hours, self.rows % hours)
         rows = None if at is None else by_hour[at]
-        if self.few:
-            by_hour.copy_(_fused(by_hour.flatten(0, 1), *self.hours).view(shape))
-        else:
-            for i in range(count):
-                for start in range(0, hours, _PIECE):
-                    piece = slice(start, min(start + _PIECE, hours))
-                    own = (x[i * hours + piece.start : i * hours + piece.stop] for x in self.hours)
-                    by_hour[i, piece] = _attention(by_hour[i, piece], *own)
+        for i in range(count):
+            for start in range(0, hours, _PIECE):
+                piece = slice(start, min(start + _PIECE, hours))
+                own = (x[i * hours + piece.start : i * hours + piece.stop] for x in self.hours)
+                by_hour[i, piece] = _attention(by_hour[i, piece], *own)
         if at is not None and rows is not None:
             # Slots at one hour have the same tokens, so that it does not matter which of them is written last.
             by_hour[at] = _attention(rows, *self.at_images)
         if first is not None:
             inside[:, :, 0] = first
 
+    def attend_at_once(self, room: Tensor, query: Tensor) -> Tensor:
+        """Return the attention (B N, T, H) of the queries (B, E, T, H), which `room` (B N + T - 1, T, H) contains.
+
+        Row k of hour t is that of the window that begins T - 1 - k hours before, if the series has this window.
+        """
+        count, windows, length, width = query.shape
+        heads, size = self.heads, width // self.heads
+        strides = (length * width, size, (length - 1) * width, 1)
+        by_hour = room.as_strided((len(self.hours[0]), heads, length, size), strides, (length - 1) * width)
+        seen = _fused(by_hour, *self.hours).transpose(1, 2).flatten(2).contiguous()
+        if self.at_first:
+            queries = query[:, :, 0].unflatten(-1, (heads, 1, size)).flatten(0, 1)
+            first = _fused(queries.to(room.dtype), *self.at_first)
+            _of_windows(seen, query.shape)[:, :, 0] = first.view(count, windows, width)
+        return seen
+
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Return what `_attention` returns, in one kernel."""
+    """Return what `_attention` returns, in one kernel; the keys are not scaled yet."""
     bias = bias.to(key.dtype).expand(-1, query.shape[1], query.shape[2], -1)
-    return functional.scaled_dot_product_attention(query.to(key.dtype), key, value, bias, scale=1.0).to(query.dtype)
+    return functional.scaled_dot_product_attention(query, key, value, bias)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Return attention of queries (N, h, q, d) over keys and values (N, h, V, d)."""
+    """Return attention of queries (N, h, q, d) over keys, which are scaled, and values (N, h, V, d)."""
     scores = query @ key.transpose(-1, -2)
     scores += bias
     return (softmax(scores) @ value).to(query.dtype)  # autocast halves products

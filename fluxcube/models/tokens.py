@@ -17,9 +17,9 @@ from fluxcube.models.layers import (
     Stack,
     Tokens,
     few_kernels,
-    fourier_features_of,
     octaves,
     product_dtype,
+    sines_and_cosines,
     tokens_in_place,
 )
 from fluxcube.models.linear import Linear
@@ -154,18 +154,19 @@ class TokenNetwork(Network):
 
         With a summary, the plain value stands beside its Fourier features.
         """
-        embedding = self.variables[: values.shape[2]]
+        count = values.shape[2]
+        embedding = self.variables if count == len(self.variables) else self.variables[:count]
         plain = bool(self.config.summary and self.config.frequencies)
         if self.config.frequencies and not torch.is_grad_enabled() and not few_kernels(self, values):
             return tokens_in_place(values, self.octaves, embedding, self.met_norm, plain=plain)
-        parts = [self._encoded(values), *([values[..., None]] if plain else [])]
+        parts = [*self._encoded(values), *([values[..., None]] if plain else [])]
         return self.met_norm(torch.cat([*parts, embedding.expand(*values.shape[:2], -1, -1)], -1))
 
-    def _encoded(self, values: Tensor) -> Tensor:
-        """Return Fourier features (..., 2 K), or the values themselves (..., 1)."""
+    def _encoded(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return Fourier features, twice (..., K), or the values themselves (..., 1)."""
         if not self.config.frequencies:
-            return values.float()[..., None]
-        return fourier_features_of(values, self.octaves)
+            return (values.float()[..., None],)
+        return sines_and_cosines(values, self.octaves)
 
     @property
     def drops_inputs(self) -> bool:
@@ -206,7 +207,7 @@ class TokenNetwork(Network):
     def _static_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the tokens (B, S + C, H_i) that are the same at every hour, and which are not masked."""
         seen = finite(batch.numbers)
-        features = self._encoded(torch.nan_to_num(batch.numbers, *[_PLACEHOLDER] * 3))
+        features = torch.cat(self._encoded(torch.nan_to_num(batch.numbers, *[_PLACEHOLDER] * 3)), -1)
         embedding = self.variables[self.sizes.inputs :].expand(len(features), -1, -1)
         features = features * self.coarse
         tokens = [torch.cat([features, embedding], -1)]
@@ -222,23 +223,36 @@ class TokenNetwork(Network):
         encoders: list[ImageEncoder | None] = [None] if self.sizes.bands else []
         encoders += list(self.image_encoders)
         parts = split_table(batch, self.sizes)
-        return tuple(self._band_tokens(*part, encoder) for part, encoder in zip(parts, encoders, strict=True))
+        table = batch.image_row is not None
+        pairs = zip(parts, encoders, strict=True)
+        return tuple(self._band_tokens(*part, encoder, table=table) for part, encoder in pairs)
 
-    def _band_tokens(self, images: Tensor, step: Tensor, row: Tensor, encoder: ImageEncoder | None) -> ImageTokens:
-        """Return the tokens of images (M, b, p) of one kind, whose slots have time steps and rows (B, K)."""
+    def _band_tokens(
+        self, images: Tensor, step: Tensor, row: Tensor, encoder: ImageEncoder | None, *, table: bool
+    ) -> ImageTokens:
+        """Return the tokens of images (M, b, p) of one kind, whose slots have time steps and rows (B, K).
+
+        Without a table, the slots have an image each, in their own order.
+        """
         unmasked = finite(images).all(-1)
-        images = images.masked_fill(~unmasked[..., None], _PLACEHOLDER)
+        images = torch.where(unmasked[..., None], images, _PLACEHOLDER)
         if encoder is None:
-            features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
+            features = _of_pixels(images, self.band_weight, self.band_bias)
             tokens = self.image_norm(torch.cat([features, self.bands.expand(len(images), -1, -1)], -1))
         else:
             tokens = encoder(images)
-        return ImageTokens(step, row, tokens.to(product_dtype(tokens)), unmasked[row])
+        seen = unmasked[row] if table else unmasked.view(*step.shape, -1)
+        return ImageTokens(step, row, tokens.to(product_dtype(tokens)), seen)
 
 
 def finite(x: Tensor) -> Tensor:
     """Return where values are finite, by two kernels instead of the five of `torch.isfinite`."""
     return x.abs() < torch.inf
+
+
+def _of_pixels(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the features (C, b, F) of images (C, b, p), for weights (b, p, F) and biases (b, F) of each band."""
+    return torch.baddbmm(bias[:, None], images.transpose(0, 1), weight).transpose(0, 1)
 
 
 class ImageEncoder(nn.Module):
@@ -261,7 +275,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the tokens (C, b, H_i) of images (C, b, p)."""
-        features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
+        features = _of_pixels(images, self.band_weight, self.band_bias)
         return self.norm(torch.cat([features, self.bands.expand(len(images), -1, -1)], -1))
 
 

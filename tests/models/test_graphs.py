@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ from test_ecoperceiver import TINY, make_batch, make_model
 from test_images import SIZES as KINDS
 from test_images import make_block as make_images
 from test_sliding import ALL, BARE, block, tensors
+from torch._inductor.utils import run_and_get_code
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fluxcube.models.base import Sizes
 from fluxcube.models.dropout import DropoutKey
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+from fluxcube.models.sharing import repeated
 from fluxcube.models.sliding import predict_sliding
 from fluxcube.samples.windows import flatten, gather
 
@@ -201,14 +205,14 @@ def test_kernels_of_the_published_forward_pass(head):
     """Two products, an attention and a norm each in 20 layers with two products, a norm and a GELU, and two sums."""
     model, batch = published(head), make_batch(2, 32, SIZES)
     with torch.no_grad():
-        assert kernels(lambda: model(batch)) <= 255
+        assert kernels(lambda: model(batch)) <= 240
 
 
 @pytest.mark.parametrize("cells", [1, 3])
 def test_kernels_of_sliding_windows_do_not_grow_with_cells(cells):
     model, batch = published("last"), make_batch(cells, 50, SIZES)
     with torch.no_grad():
-        assert kernels(lambda: predict_sliding(model, batch)) <= 340
+        assert kernels(lambda: predict_sliding(model, batch)) <= 290
 
 
 def test_kernels_of_a_training_step():
@@ -222,7 +226,60 @@ def test_kernels_of_a_training_step():
         optimizer.step()
 
     step()
-    assert kernels(step) <= 910
+    assert kernels(step) <= 700
+
+
+@pytest.mark.slow
+def test_launches_of_the_compiled_forward_pass():
+    """As the compiler writes them at the published width: fused loops, products and attention."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    torch._dynamo.reset()
+    model = EcoPerceiver(EcoPerceiverConfig.published(), SIZES).eval()
+    for module in model.modules():
+        module.few_kernels = True
+    batch = make_batch(2, 32, SIZES)
+    with torch.no_grad():
+        out, codes = run_and_get_code(torch.compile(model, fullgraph=True), batch)
+        torch.testing.assert_close(out, model(batch), atol=1e-4, rtol=1e-4)
+    body = codes[0][codes[0].index("def call(") :]
+    launches = re.findall(r"^ +(?:\w+ = )?(?:cpp_fused\w*|extern_kernels\.\w+|torch\.ops[\w.]+)\(", body, re.MULTILINE)
+    assert len(codes) == 1 and 100 < len(launches) <= 200
+
+
+def test_gradients_of_shared_parameters_are_those_of_autograd():
+    """Of several types, of one that no block uses, and of one that only some blocks use."""
+    a, b, c, d = (torch.randn(3, requires_grad=True, dtype=t) for t in (torch.float32, torch.bfloat16) * 2)
+    frozen = torch.randn(3)
+
+    def loss(blocks):
+        return sum(
+            (i + 1) * (x * y * last).sum() + (z.square().sum() if i == 1 else 0)
+            for i, (x, y, z, _, last) in enumerate(blocks)
+        )
+
+    loss([(a, b, c, d, frozen)] * 3).backward()
+    expected = [x.grad.clone() for x in (a, b, c)]
+    for x in (a, b, c):
+        x.grad = None
+    loss(repeated([a, b, c, d, frozen], 3)).backward()
+    for x, grad in zip((a, b, c), expected, strict=True):
+        torch.testing.assert_close(x.grad, grad)
+    assert d.grad is None and frozen.grad is None
+
+
+def test_few_kernels_learn_in_half_precision():
+    """Folded weights are bfloat16 then, and parameters float32."""
+    many, few = make({}, ALL), make({}, ALL, few=True)
+    batch = cut(ALL, np.arange(9) + 12)
+    for model in (many, few):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(batch).square().mean()
+        loss.backward()
+    for (name, a), b in zip(many.named_parameters(), few.parameters(), strict=True):
+        if a.grad is not None and not name.endswith("key.bias"):
+            assert b.grad.dtype == a.grad.dtype
+            assert float((a.grad - b.grad).norm()) <= 0.1 * float(a.grad.norm()) + 1e-4, name
 
 
 def as_table(batch):
