@@ -31,7 +31,8 @@ def runs(tmp_path_factory):
     pytest.importorskip("xgboost")
     cube, split, runs = example_cube(sites=12, days=6), None, {}
     for name in MODELS:
-        config = {"xgboost": {"n_estimators": 5}}.get(name)
+        windows = {"attention": "window", "context": 32}
+        config = {"xgboost": {"n_estimators": 5}, "ecoperceiver": windows}.get(name)
         runs[name] = fit(
             cube,
             model=name,

@@ -29,7 +29,7 @@ POINT = {
     "ecoperceiver": {
         "bands": ("red", "nir"),
         "pixels": 1,
-        "config": ECO | {"head": "last"},
+        "config": ECO | {"attention": "window", "head": "last"},
         "training": FAST,
         "epochs": 1,
     },
@@ -55,7 +55,12 @@ def forcing():
 
 
 def learn(cube, out, **options):
-    settings = {"predictors": PREDICTORS, "config": ECO | {"head": "last"}, "training": FAST, "epochs": 1}
+    settings = {
+        "predictors": PREDICTORS,
+        "config": ECO | {"attention": "window", "head": "last"},
+        "training": FAST,
+        "epochs": 1,
+    }
     return fc.fit(cube, out=out, **(settings | options))
 
 
