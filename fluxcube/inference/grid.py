@@ -349,6 +349,8 @@ def _climatology(forcing: xr.Dataset, surface: xr.DataArray, features: Sequence[
 
 def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
     """Return the first time step to map and the one after the last, as positions in the forcing."""
+    if not isinstance(time, slice | None):
+        raise ConfigError(f"time: expected a slice, such as slice('2018-06', '2018-08'), found {time!r}.")
     start, stop, _ = (
         forcing.indexes["time"].slice_indexer(*((time.start, time.stop) if time else ())).indices(forcing.sizes["time"])
     )

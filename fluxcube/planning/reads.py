@@ -23,9 +23,6 @@ from fluxcube.sources.era5.open import Source, extent, storage_chunks
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.era5.variables import parameters_read
 
-#: Bytes of a value that a model uses (float32).
-_VALUE = 4
-
 
 class Along(NamedTuple):
     """What a Dask block reads along one axis.
@@ -115,11 +112,11 @@ def count_reads(tasks: Tasks, variables: int) -> tuple[ArrayReads, ...]:
 
 
 def _needed(tasks: Tasks, array: xr.DataArray, variables: int) -> int:
-    """Return the bytes of the values of an array that the model uses."""
+    """Return the number of values of an array that the model uses."""
     sizes = {str(dim): size for dim, size in array.sizes.items() if dim not in CELL_DIMS}
     if "time" in sizes:
         sizes |= {"time": int(tasks.steps.sum() + tasks.span[0] - tasks.steps[0]), "variable": variables}
-    return _VALUE * tasks.cells * int(np.prod(list(sizes.values())))
+    return tasks.cells * int(np.prod(list(sizes.values())))
 
 
 def _touched(tasks: Tasks, name: str) -> list[set[tuple[int, ...]]]:
@@ -141,7 +138,10 @@ def _touched(tasks: Tasks, name: str) -> list[set[tuple[int, ...]]]:
 def _reads_of(
     tasks: Tasks, array: xr.DataArray, touched: list[set[tuple[int, ...]]], needed: int
 ) -> Iterator[ArrayReads]:
-    """Yield what the tasks read of the stored arrays from which an array (latitude, longitude, ...) is computed."""
+    """Yield what the tasks read of the stored arrays from which an array (latitude, longitude, ...) is computed.
+
+    `needed` is the number of values that the model uses; each counts as many bytes as its stored array has for one.
+    """
     rest = sorted(set().union(*touched))
     shape = array.data.numblocks
     row, column = (int(n) for n in np.unravel_index(tasks.land.argmax(), tasks.land.shape))
@@ -159,7 +159,16 @@ def _reads_of(
             [_sum([b.cells[axis] for b in one[(*_replaced(at, axis, n), *rest[-1])][:1]]) for n in range(shape[axis])]
             for axis in (0, 1)
         )
-        yield _total(tasks, name, touched, times, (rows, columns), array, some.value_bytes, needed // len(stored))
+        yield _total(
+            tasks,
+            name,
+            touched,
+            times,
+            (rows, columns),
+            array,
+            some.value_bytes,
+            needed // len(stored) * some.value_bytes,
+        )
 
 
 def _replaced(at: tuple[int, int], axis: int, n: int) -> tuple[int, int]:

@@ -246,3 +246,8 @@ def test_maps_of_a_grid_without_land_are_refused(forcing):
     sea = forcing.assign_coords(land_fraction=forcing.land_fraction * 0)
     with pytest.raises(ConfigError, match=r"no cell of the grid has land .*35 cells"):
         upscale(fake(context=5), sea)
+
+
+def test_a_period_that_is_no_slice_is_refused(forcing):
+    with pytest.raises(ConfigError, match=r"expected a slice.*found \('2018-01', '2018-02'\)"):
+        upscale(fake(), forcing, time=("2018-01", "2018-02"))

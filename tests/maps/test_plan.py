@@ -110,6 +110,8 @@ def test_a_box_that_cuts_the_chunks_of_a_store_reads_whole_chunks(tmp_path):
     # 8 x 8 cells in four blocks of 8 x 8: each is read completely.
     assert other.needed < one.needed and other.distinct_bytes == one.distinct_bytes
     assert found[0].keys() == {"predictors", "modis"}
+    # Chips are stored in two bytes a value: these are needed, and no fewer are read.
+    assert all(reads.bytes >= reads.needed for reads in found[0].values())
 
 
 def test_chunks_of_the_globe_are_counted_as_a_server_counts_them_and_a_copy_is_advised(tmp_path, caplog):
@@ -213,6 +215,8 @@ def test_a_plan_writes_no_maps_and_the_command_prints_a_table_or_json(tmp_path, 
     assert isinstance(wrong.exception, ConfigError) and "table or json" in str(wrong.exception)
     without = CliRunner().invoke(app, ["upscale", SEED, str(store)])
     assert isinstance(without.exception, ConfigError) and "--plan" in str(without.exception)
+    both = CliRunner().invoke(app, [*command[:3], str(tmp_path / "maps.zarr"), *command[3:]])
+    assert isinstance(both.exception, ConfigError) and "leave out the path" in str(both.exception)
 
 
 def threads(real):
