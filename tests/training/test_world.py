@@ -136,7 +136,11 @@ def test_the_device_of_fit_is_that_of_its_settings():
     plain = TrainingConfig()
     found = _on_device("ecoperceiver", None, plain, "cuda,cpu", True)[1]
     assert found == TrainingConfig(device="cuda,cpu", deterministic=True)
-    assert _on_device("xgboost", {"max_depth": 3}, plain, "cuda", None)[0] == {"max_depth": 3, "device": "cuda"}
+    either = {"max_depth": 3, "device": "cuda,cpu"}
+    assert _on_device("xgboost", {"max_depth": 3}, plain, "cuda,cpu", None)[0] == either
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device is 'cuda', but"):
+            _on_device("xgboost", {"max_depth": 3}, plain, "cuda", None)
     assert _on_device("xgboost", BoostingConfig(), plain, "cpu", None)[0].device == "cpu"
     assert _on_device("mean", None, plain, "cpu", None) == (None, plain)
     with pytest.raises(ConfigError, match="mean is trained on the CPU"):
