@@ -42,8 +42,11 @@ def s3_server() -> Iterator[tuple[str, dict]]:
         host, port = running.get_host_and_port()
         options = {"key": "writer", "secret": SECRET, "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
         name = f"bucket-{os.urandom(4).hex()}"
+        # A file system without options is that of the environment at its first use: perhaps of a server that is gone.
+        s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem(**options).mkdir(name)
         yield f"s3://{name}", options
+        s3fs.S3FileSystem.clear_instance_cache()
         running.stop()
 
 
