@@ -100,4 +100,6 @@ def test_a_step_waits_for_nothing(towers, device):
     finally:
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("default")
+    assert not run.counters.windows, "sums of steps are read together, later"
     run._read()
+    assert run.counters.windows > 0 and 0 < run.counters.loss < float("inf")

@@ -39,24 +39,32 @@ def holed(shape, days, start=0, stop=None, seed=1):
     return ds
 
 
+def cell_blocks(forcing, spec):
+    """Yield the position of each land cell in the grid, and its block."""
+    for i, j in zip(*np.nonzero(forcing.land_fraction.values > 0), strict=True):
+        cell = forcing.isel(latitude=[i], longitude=[j])
+        yield (
+            (i, j),
+            make_block(
+                cell.predictors.sel(variable=list(spec.predictors)).values[0],
+                cell.time.values,
+                cell.latitude.values,
+                cell.longitude.values,
+                spec=spec,
+                statics={"elevation": cell.elevation.values[0], "igbp": cell.igbp.values[0]},
+                chips=cell.modis.sel(band=list(spec.bands)).values[0],
+                days=cell.day.values,
+            ),
+        )
+
+
 def by_loop(predictor, forcing, stride, least, uncertainty=False):
     """Fluxes (time, latitude, longitude, targets): one window at a time, of one cell at a time."""
     spec, length = predictor.spec, predictor.model.context
     hours = forcing.sizes["time"]
     shape = (hours, forcing.sizes["latitude"], forcing.sizes["longitude"], len(spec.targets))
     out = np.full(shape, np.nan, np.float32)
-    for i, j in zip(*np.nonzero(forcing.land_fraction.values > 0), strict=True):
-        cell = forcing.isel(latitude=[i], longitude=[j])
-        block = make_block(
-            cell.predictors.sel(variable=list(spec.predictors)).values[0],
-            cell.time.values,
-            cell.latitude.values,
-            cell.longitude.values,
-            spec=spec,
-            statics={"elevation": cell.elevation.values[0], "igbp": cell.igbp.values[0]},
-            chips=cell.modis.sel(band=list(spec.bands)).values[0],
-            days=cell.day.values,
-        )
+    for (i, j), block in cell_blocks(forcing, spec):
         later = np.full((1, stride, block.inputs.shape[2]), np.nan, np.float32)
         longer = dataclasses.replace(block, inputs=np.concatenate([block.inputs, later], 1))
         for hour in range(hours):

@@ -7,14 +7,13 @@ import pytest
 import torch
 import xarray as xr
 from inference_fakes import chunked, fake
-from test_exactness import as_cube, holed, same, written
+from test_exactness import as_cube, cell_blocks, holed, same, written
 
 from fluxcube.inference.grid import _time_chunk, upscale
 from fluxcube.inference.predictor import Predictor
 from fluxcube.inference.towers import predict
 from fluxcube.models.base import Batch
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
-from fluxcube.samples.features import make_block
 from fluxcube.samples.windows import gather
 from fluxcube.training.plan import sizes_of
 
@@ -49,18 +48,7 @@ def by_loop(predictor, forcing):
     spec, length = predictor.spec, predictor.model.context
     shape = (forcing.sizes["time"], forcing.sizes["latitude"], forcing.sizes["longitude"], len(spec.targets))
     out = np.full(shape, np.nan, np.float32)
-    for i, j in zip(*np.nonzero(forcing.land_fraction.values > 0), strict=True):
-        cell = forcing.isel(latitude=[i], longitude=[j])
-        block = make_block(
-            cell.predictors.sel(variable=list(spec.predictors)).values[0],
-            cell.time.values,
-            cell.latitude.values,
-            cell.longitude.values,
-            spec=spec,
-            statics={"elevation": cell.elevation.values[0], "igbp": cell.igbp.values[0]},
-            chips=cell.modis.sel(band=list(spec.bands)).values[0],
-            days=cell.day.values,
-        )
+    for (i, j), block in cell_blocks(forcing, spec):
         for stop in range(1, shape[0] + 1):
             if block.observed[0, stop - 1]:
                 arrays = gather(block, [0], [stop], min(stop, length), repeat_images=True)

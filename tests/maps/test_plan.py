@@ -162,10 +162,23 @@ def planned(**changes):
     )
     sample = MapSample(tasks=(task,), start_cpu=3.0, start_wall=5.0, parent_cpu=1.0)
     values = {
-        "outputs": ("NEE",), "shape": (10, 4, 5), "step": "hours", "land_cells": 10, "blocks": 2, "time_chunks": 3,
-        "chunk": (4, 4, 4), "total": (10.0, 1000.0, 2000.0), "reads": (), "sample": sample, "workers": 2,
-        "price_gpu": 3.0, "price_cpu": 0.1, "cores_per_gpu": 10.0, "region_bytes": 7, "client_bytes": 8,
-    }  # fmt: skip
+        "outputs": ("NEE",),
+        "shape": (10, 4, 5),
+        "step": "hours",
+        "land_cells": 10,
+        "blocks": 2,
+        "time_chunks": 3,
+        "chunk": (4, 4, 4),
+        "total": (10.0, 1000.0, 2000.0),
+        "reads": (),
+        "sample": sample,
+        "workers": 2,
+        "price_gpu": 3.0,
+        "price_cpu": 0.1,
+        "cores_per_gpu": 10.0,
+        "region_bytes": 7,
+        "client_bytes": 8,
+    }
     return MapPlan(**values | changes)
 
 
