@@ -6,10 +6,11 @@ import atexit
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from typer.core import TyperGroup
 from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
 from fluxcube.interrupts import Ending, Interrupted, leave_on_signals
 from fluxcube.sources.towers.sitenames import printable
+from fluxcube.tabletext import WIDTH, Form, folded, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +65,31 @@ MinQuality = Annotated[
         help="Minimum quality of daily fluxes, 0 to 1 (whole days), or all; default 0.5 to train, 1 to evaluate."
     ),
 ]
+#: Form of a printed table; a command that prints one has this option, and passes it to `show_table`.
+Format = Annotated[
+    Form, typer.Option("--format", help="Form of the table: table, md (Markdown), csv or json (every digit).")
+]
+
+
+def show_table(frame: pd.DataFrame, form: Form = "table", *, notes: Sequence[str] = ()) -> None:
+    """Print a table, its notes below it; of CSV and JSON only the table is on standard output.
+
+    Parameters
+    ----------
+    frame : pd.DataFrame
+        The table, without an index of its own; headings of numbers name their units (`fluxcube.tabletext.with_units`).
+    form : {"table", "md", "csv", "json"}
+        Form: a table is as wide as the terminal, and 100 characters in a file or a pipe.
+    notes : sequence of str
+        What a reader of the table has to know, such as what its intervals are; one sentence or more each.
+    """
+    width = max(60, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
+    typer.echo(table_text(frame, form, width=width))
+    whole = form in ("table", "md")
+    if notes and whole:
+        typer.echo()
+    for note in notes:
+        typer.echo(printable(folded(note, width), keep="\n"), err=not whole)
 
 
 @contextlib.contextmanager
