@@ -48,6 +48,7 @@ LAYERS = [
         "cli_models",
         "cli_protocols",
         "cli_report",
+        "cli_train",
     },
     {"cli_fetch", "cli_demo"},
     {"cli"},
