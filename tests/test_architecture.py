@@ -49,6 +49,7 @@ LAYERS = [
         "cli_protocols",
         "cli_report",
         "cli_split",
+        "cli_train",
     },
     {"cli_fetch", "cli_demo"},
     {"cli"},

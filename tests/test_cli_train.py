@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from surface_cubes import with_surface
 
-from fluxcube import catalog, cli, cli_split
+from fluxcube import catalog, cli, cli_split, cli_train
 from fluxcube.errors import ConfigError
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.samples.surface import DEFAULT_COLUMNS
@@ -142,7 +142,7 @@ def test_columns_of_the_surface_reflectance_are_options(planned, cube, monkeypat
 
 
 def test_every_option_of_training_changes_what_is_done(planned):
-    assert set(TRAIN) == set(inspect.signature(cli.train).parameters), "an option of `train` has no test"
+    assert set(TRAIN) == set(inspect.signature(cli_train.train).parameters), "an option of `train` has no test"
     for name, (without, given) in ((n, pair) for n, pair in TRAIN.items() if pair and pair[1]):
         assert planned(f"train c r {given}") != planned(f"train c r {without}"), name
     one, two = planned("train c r --set config.share=False"), planned("train c r --set config.share=false")
@@ -233,8 +233,8 @@ def test_a_run_says_how_it_went_and_is_trained_further(done, call, tmp_path):
 
 
 def test_the_log_of_a_job_that_nobody_watches_tells_how_it_goes(call, monkeypatch):
-    lines = cli.line_progress
-    monkeypatch.setattr(cli, "line_progress", lambda: lines(0.0))
+    lines = cli_train.line_progress
+    monkeypatch.setattr(cli_train, "line_progress", lambda: lines(0.0))
     status, _, told = call(f"train c eco {TINY} --epochs 2 --predictors TA,SW_IN --no-chips --static ''")
     number = r"-?\d+\.\d{3}"
     told = [line for line in told.splitlines() if "epoch" in line]
