@@ -110,8 +110,13 @@ def build(
         list[Path] | None,
         typer.Option(help="Surface reflectance: folder of MOD09GA rasters, or a file of series; may be repeated."),
     ] = None,
-    max_distance: Annotated[
-        float, typer.Option(help="Maximum distance, in km, of the place of a series from the site of its name.")
+    max_distance_km: Annotated[
+        float,
+        typer.Option(
+            "--max-distance-km",
+            "--max-distance",
+            help="Maximum distance of the place of a series from the site of its name.",
+        ),
     ] = 2.0,
     land_cover: Annotated[
         Path | None, typer.Option(help="MCD12Q1 rasters, for sites whose metadata contain no class.")
@@ -158,7 +163,7 @@ def build(
             resolution=resolution,
             modis=modis,
             surface=tuple(surface or ()),
-            max_distance_km=max_distance,
+            max_distance_km=max_distance_km,
             land_cover=land_cover,
             drivers=tuple(drivers) if drivers else False,
             sites=site,
@@ -194,9 +199,13 @@ def train(
     ] = "ecoperceiver",
     target: Annotated[list[str] | None, typer.Option(help="Flux to predict; may be repeated. Default NEE.")] = None,
     predictors: Annotated[str | None, typer.Option(help="Comma-separated names; default: all that have data.")] = None,
-    memory: Annotated[
+    memory_days: Annotated[
         str | None,
-        typer.Option(help="Comma-separated days over which inputs are averaged as further inputs, e.g. 1,7,30."),
+        typer.Option(
+            "--memory-days",
+            "--memory",
+            help="Comma-separated days over which inputs are averaged as further inputs, e.g. 1,7,30.",
+        ),
     ] = None,
     static: Annotated[
         str | None,
@@ -265,7 +274,7 @@ def train(
 ) -> None:
     """Train a model; the same command continues a run that was stopped.
 
-    Example: `fluxcube train cube.zarr runs/eco --model ecoperceiver --target NEE --memory 1,7,30`. On several GPUs:
+    Example: `fluxcube train cube.zarr runs/eco --target NEE --memory-days 1,7,30`. On several GPUs:
     `torchrun --nproc-per-node 4 --no-python fluxcube train cube.zarr runs/eco --preset published`, with
     `--set training.effective_batch=4096` or any other field of `TrainingConfig`.
     """
@@ -283,7 +292,7 @@ def train(
             target=target or None,
             out=run,
             predictors=names(predictors),
-            memory_days=days(memory),
+            memory_days=days(memory_days),
             bands=None if chips else (),
             static=names(static),
             surface=DEFAULT if surface is None else names(surface) or (),
