@@ -105,8 +105,13 @@ def build(
         list[Path] | None,
         typer.Option(help="Surface reflectance: folder of MOD09GA rasters, or a file of series; may be repeated."),
     ] = None,
-    max_distance: Annotated[
-        float, typer.Option(help="Maximum distance, in km, of the place of a series from the site of its name.")
+    max_distance_km: Annotated[
+        float,
+        typer.Option(
+            "--max-distance-km",
+            "--max-distance",
+            help="Maximum distance of the place of a series from the site of its name.",
+        ),
     ] = 2.0,
     land_cover: Annotated[
         Path | None, typer.Option(help="MCD12Q1 rasters, for sites whose metadata contain no class.")
@@ -153,7 +158,7 @@ def build(
             resolution=resolution,
             modis=modis,
             surface=tuple(surface or ()),
-            max_distance_km=max_distance,
+            max_distance_km=max_distance_km,
             land_cover=land_cover,
             drivers=tuple(drivers) if drivers else False,
             sites=site,

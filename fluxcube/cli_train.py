@@ -37,9 +37,13 @@ def train(
     ] = "ecoperceiver",
     target: Annotated[list[str] | None, typer.Option(help="Flux to predict; may be repeated. Default NEE.")] = None,
     predictors: Annotated[str | None, typer.Option(help="Comma-separated names; default: all that have data.")] = None,
-    memory: Annotated[
+    memory_days: Annotated[
         str | None,
-        typer.Option(help="Comma-separated days over which inputs are averaged as further inputs, e.g. 1,7,30."),
+        typer.Option(
+            "--memory-days",
+            "--memory",
+            help="Comma-separated days over which inputs are averaged as further inputs, e.g. 1,7,30.",
+        ),
     ] = None,
     static: Annotated[
         str | None,
@@ -108,7 +112,7 @@ def train(
 ) -> None:
     """Train a model; the same command continues a run that was stopped.
 
-    Example: `fluxcube train cube.zarr runs/eco --model ecoperceiver --target NEE --memory 1,7,30`. On several GPUs:
+    Example: `fluxcube train cube.zarr runs/eco --target NEE --memory-days 1,7,30`. On several GPUs:
     `torchrun --nproc-per-node 4 --no-python fluxcube train cube.zarr runs/eco --preset published`, with
     `--set training.effective_batch=4096` or any other field of `TrainingConfig`.
     """
@@ -127,7 +131,7 @@ def train(
             target=target or None,
             out=run,
             predictors=names(predictors),
-            memory_days=days(memory),
+            memory_days=days(memory_days),
             bands=None if chips else (),
             static=names(static),
             surface=DEFAULT if surface is None else names(surface) or (),

@@ -103,7 +103,7 @@ TRAIN = {
     "model": ("", "--model mean-cycle"),
     "target": ("", "--target GPP_NT --target NEE"),
     "predictors": ("", "--predictors TA,SW_IN"),
-    "memory": ("", "--memory 1,3"),
+    "memory_days": ("", "--memory-days 1,3"),
     "static": ("", "--static ''"),
     "bounds": ("", "--bounds table"),
     "surface": None,  # of cubes with surface reflectance: the next test
@@ -191,7 +191,7 @@ def test_every_option_of_training_changes_what_is_done(planned):
         ("--predictors TA,CO2", "CO2: no training site has a value of flag 1 or better"),
         ("--predictors TAA", "did you mean 'TA'"),
         ("--predictors ''", "at least one predictor"),
-        ("--memory week", "--memory: expected whole days"),
+        ("--memory week", "--memory-days: expected whole days"),
         ("--memory 0", "whole days of 1 or more"),
         ("--static climate", "unknown static input"),
         ("--train-igbp GRA,EBF", "no training site of the split is EBF: its classes are CRO, DBF, ENF, GRA"),
