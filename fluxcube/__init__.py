@@ -58,6 +58,7 @@ _PUBLIC = {
     "plot_map": "fluxcube.plotting.maps",
     "animate_cycle": "fluxcube.plotting.animation",
     "run_demo": "fluxcube.demo",
+    "show_progress": "fluxcube.progress",
 }
 
 #: Parts of the package with functions of their own.
