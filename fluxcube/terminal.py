@@ -121,13 +121,13 @@ def names(text: str | None) -> tuple[str, ...] | None:
 
 
 def days(text: str | None) -> tuple[int, ...] | None:
-    """Parse the comma-separated whole days of --memory (ConfigError if it is not such a list)."""
+    """Parse the comma-separated whole days of --memory-days (ConfigError if it is not such a list)."""
     if text is None:
         return None
     try:
         return tuple(int(day) for day in names(text) or ())
     except ValueError:
-        raise ConfigError(f"--memory: expected whole days such as 1,7,30; found {text!r}.") from None
+        raise ConfigError(f"--memory-days: expected whole days such as 1,7,30; found {text!r}.") from None
 
 
 def box(text: str | None) -> tuple[float, float, float, float] | None:

@@ -48,6 +48,8 @@ LAYERS = [
         "cli_models",
         "cli_protocols",
         "cli_report",
+        "cli_split",
+        "cli_train",
     },
     {"cli_fetch", "cli_demo"},
     {"cli"},
