@@ -159,8 +159,8 @@ def upscale(
     patience: Annotated[
         float | None,
         typer.Option(
-            help="Seconds to wait for a scheduler and its first worker (default 180), and for a sign of life when all "
-            "workers are lost (default 900)."
+            help="Seconds to wait for a scheduler (default 8), for its first worker (180), and for a sign of life when "
+            "all workers are lost (900)."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue an unfinished store.")] = True,
