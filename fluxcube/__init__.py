@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.planning.maps import plan_maps as plan_maps
     from fluxcube.plotting.animation import animate_cycle as animate_cycle
     from fluxcube.plotting.maps import plot_map as plot_map
+    from fluxcube.progress import show_progress as show_progress
     from fluxcube.reports.write import report as report
     from fluxcube.samples.loader import load_windows as load_windows
     from fluxcube.sources.era5.copy import copy_era5 as copy_era5
@@ -111,6 +112,7 @@ _PUBLIC = {
     "plot_map": "fluxcube.plotting.maps",
     "animate_cycle": "fluxcube.plotting.animation",
     "run_demo": "fluxcube.demo",
+    "show_progress": "fluxcube.progress",
 }
 
 #: Parts of the package with functions of their own.

@@ -19,7 +19,6 @@ from fluxcube.terminal import (
     Seed,
     bar,
     days,
-    line_progress,
     names,
     quality_options,
 )
@@ -153,7 +152,7 @@ def train(
             deterministic=deterministic or None,
             **quality_options(max_qc, min_quality),
             overwrite=overwrite,
-            progress=(progress or line_progress()) if first else None,
+            progress=progress if first else None,
         )
     if first:
         typer.echo(f"{without_secrets(str(done.path))}: {done.summary}")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from surface_cubes import with_surface
 
-from fluxcube import catalog, cli, cli_split, cli_train
+from fluxcube import catalog, cli, cli_split, cli_train, progress
 from fluxcube.errors import ConfigError
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.samples.surface import DEFAULT_COLUMNS
@@ -233,12 +233,13 @@ def test_a_run_says_how_it_went_and_is_trained_further(done, call, tmp_path):
 
 
 def test_the_log_of_a_job_that_nobody_watches_tells_how_it_goes(call, monkeypatch):
-    lines = cli_train.line_progress
-    monkeypatch.setattr(cli_train, "line_progress", lambda: lines(0.0))
+    monkeypatch.setattr(progress, "FIRST", 1e-3)
+    monkeypatch.setattr(progress, "EVERY", 1e-3)
     status, _, told = call(f"train c eco {TINY} --epochs 2 --predictors TA,SW_IN --no-chips --static ''")
     number = r"-?\d+\.\d{3}"
     told = [line for line in told.splitlines() if "epoch" in line]
-    assert status == 0 and re.match(rf"1 of \d+: epoch 1 of 2, loss {number}, [\d,]+ windows/s, \d+ s left$", told[0])
+    first = re.compile(rf"train: \d+ % \(1 of \d+\), epoch 1 of 2, loss {number}, [\d,]+ windows/s, \d+ s left$")
+    assert status == 0 and first.match(told[0]), told[0]
     assert re.search(rf"epoch 2 of 2, loss {number}, NSE {number}, [\d,]+ windows/s, 0 s left$", told[-1])
 
 
