@@ -56,6 +56,7 @@ _PUBLIC = {
     "energy_balance": "fluxcube.evaluation.energy",
     "calibrate": "fluxcube.evaluation.calibration",
     "plot_map": "fluxcube.plotting.maps",
+    "plot_sites": "fluxcube.plotting.sitemaps",
     "animate_cycle": "fluxcube.plotting.animation",
     "run_demo": "fluxcube.demo",
 }
