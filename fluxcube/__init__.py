@@ -110,6 +110,7 @@ _PUBLIC = {
     "energy_balance": "fluxcube.evaluation.energy",
     "calibrate": "fluxcube.evaluation.calibration",
     "plot_map": "fluxcube.plotting.maps",
+    "plot_sites": "fluxcube.plotting.sitemaps",
     "animate_cycle": "fluxcube.plotting.animation",
     "run_demo": "fluxcube.demo",
     "show_progress": "fluxcube.progress",
