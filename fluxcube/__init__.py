@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.maps.totals import totals as totals
     from fluxcube.maps.wetland import weight_by_wetland as weight_by_wetland
     from fluxcube.planning.maps import plan_maps as plan_maps
+    from fluxcube.planning.training import plan_training as plan_training
     from fluxcube.plotting.animation import animate_cycle as animate_cycle
     from fluxcube.plotting.maps import plot_map as plot_map
     from fluxcube.progress import show_progress as show_progress
@@ -89,6 +90,7 @@ _PUBLIC = {
     "load_windows": "fluxcube.samples.loader",
     "split": "fluxcube.samples.splits",
     "kfold": "fluxcube.samples.splits",
+    "plan_training": "fluxcube.planning.training",
     "fit": "fluxcube.training.fit",
     "distil": "fluxcube.distillation",
     "load_model": "fluxcube.inference.loading",

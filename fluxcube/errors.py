@@ -148,6 +148,10 @@ class DeviceError(FluxcubeError, RuntimeError):
     """A GPU failed, or its memory is too small for the smallest pass of a model."""
 
 
+class CallbackError(FluxcubeError, RuntimeError):
+    """A callback of a training run raised an error; the state of the run is saved."""
+
+
 class TrainingError(FluxcubeError, ArithmeticError):
     """A loss or a gradient is not finite, so that training cannot continue."""
 

@@ -101,6 +101,8 @@ IMPORT_BY_NAME = {
     "__init__.py": "the public names, on first use",
     "fetch/__init__.py": "the public names, on first use",
     "models/registry.py": "a model's class, on first use",
+    "samples/lightning.py": "lightning, where it is installed",
+    "training/loggers.py": "the package of a logger, which is no module of fluxcube",
     "simulation/__init__.py": "the public names, on first use",
 }
 #: Maximum number of lines of a module.

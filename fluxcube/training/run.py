@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, StoreError
+from fluxcube.errors import CheckpointError, ConfigError, StoreError, to_type
 from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.parsing import read_json
 from fluxcube.resolution import DAILY
@@ -31,6 +31,12 @@ STATE = "state.safetensors"
 SPLIT = "split.json"
 LOG = "log.csv"
 EVENTS = "tensorboard"
+#: Complete options of the run.
+RUN_FILE = "run.toml"
+#: Loss and learning rate of each step, if they are logged as CSV.
+STEPS = "steps.csv"
+#: Identifiers of the run at loggers outside its folder.
+LOGGED = "logged.json"
 #: Unfinished trees, from which training resumes.
 ROWS_STATE = ".rows.state"
 #: Draws of a random search.
@@ -39,7 +45,7 @@ SEARCH = "search.jsonl"
 DATA = "data.json"
 #: All files that a run writes, and those that a kill leaves; no other file is ever removed.
 _NAMES = re.compile(
-    r"run\.json|data\.json|state\.safetensors|split\.json|log\.csv|tensorboard|search\.jsonl|\.rows\.state"
+    r"run\.json|data\.json|state\.safetensors|split\.json|log\.csv|steps\.csv|logged\.json|run\.toml|tensorboard|search\.jsonl|\.rows\.state"
     r"|model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors|\..+\.(part|lock)"
 )
 
@@ -80,6 +86,18 @@ class Run:
 def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
     """Prepare the folder of a run: new, cleared, or as a killed run of the same request left it.
 
+    It is refused as `check_folder` does.
+    """
+    check_folder(folder, request, overwrite=overwrite, resume=resume)
+    if overwrite and folder.exists():
+        clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_parts(folder)
+
+
+def check_folder(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
+    """Refuse a folder into which a run of a request cannot be trained, or resumed; nothing is changed.
+
     Raises
     ------
     CheckpointError
@@ -93,21 +111,31 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
     foreign = sorted(name for name in found if not _ours(name))
     if foreign:
         raise CheckpointError(f"{folder} contains other files ({', '.join(foreign[:3])}): use a folder of its own.")
-    if overwrite and found:
-        clear(folder)
-    elif RUN in found:
-        raise CheckpointError(
-            f"{folder} contains a finished run: pass overwrite=True (--overwrite), or another folder."
-        )
-    elif found & {STATE, ROWS_STATE, SEARCH}:
+    if overwrite:
+        return
+    if RUN in found:
+        raise complete_run(folder)
+    if found & {STATE, ROWS_STATE, SEARCH}:
         if not resume:
             raise CheckpointError(
                 f"{folder} contains an unfinished run: pass resume=True to resume it, or overwrite=True (--overwrite)."
             )
         if STATE in found:
             _check_same(folder, request)
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_parts(folder)
+
+
+def complete_run(folder: Path, kind: str = "run") -> CheckpointError:
+    """Return the error for a run, or an ensemble, that is complete: how to use it, and how to train it again."""
+    use = to_type(
+        python=f'score it with fluxcube.compare(cube, {{"run": fluxcube.predict("{folder}", cube)}})',
+        shell=f"score it with `fluxcube evaluate {folder} STORE`",
+    )
+    again = to_type(python="overwrite=True", shell="--overwrite")
+    more = ", more seeds" if kind == "ensemble" else ""
+    return CheckpointError(
+        f"{folder} contains a finished {kind}, which is complete: {use}, or pass {again} to train it again{more}, or "
+        "another folder."
+    )
 
 
 @contextmanager
