@@ -40,6 +40,7 @@ LAYERS = [
     {"planning"},
     {"catalogfile"},
     {
+        "cli_extensions",
         "cli_fetch_era5",
         "cli_fetch_modis",
         "cli_fetch_towers",
