@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
     {"errors", "interrupts", "parsing", "processes"},
-    {"variables", "biomes", "knownsites", "devices", "tabletext"},
+    {"variables", "biomes", "knownsites", "devices", "messages", "progress", "tabletext"},
     {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
     {"solar", "resolution", "scores"},
     {"schema", "geometry"},
@@ -49,6 +49,8 @@ LAYERS = [
         "cli_models",
         "cli_protocols",
         "cli_report",
+        "cli_split",
+        "cli_train",
     },
     {"cli_fetch", "cli_demo"},
     {"cli"},

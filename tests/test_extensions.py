@@ -171,9 +171,7 @@ def test_a_broken_package_is_named_and_harms_nothing_else(beside, call, cube, tm
     install(beside, "toy_network", {"networks Toy network": "NETWORK"})
     fc.fit(cube, model="sw-linear", out=tmp_path / "run")
     assert "broken" not in sys.modules and not caplog.records
-    with pytest.raises(
-        ExtensionError, match=r"comes from the package broken 1\.0.*absent_dep"
-    ):
+    with pytest.raises(ExtensionError, match=r"comes from the package broken 1\.0.*absent_dep"):
         fc.fit(cube, model="none", out=tmp_path / "none")
     assert "Toy network" in list(networks()) and "x-base" in list(products())
     assert caplog.text.count("comes from the package broken") == 2  # a network and a product, once each
