@@ -35,6 +35,8 @@ _PUBLIC = {
     "product_bias": "fluxcube.cubes.products",
     "open_product": "fluxcube.sources.products.open",
     "load_windows": "fluxcube.samples.loader",
+    "split": "fluxcube.samples.splits",
+    "kfold": "fluxcube.samples.splits",
     "fit": "fluxcube.training.fit",
     "distil": "fluxcube.distillation",
     "load_model": "fluxcube.inference.loading",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
+from fluxcube.errors import ConfigError, FluxcubeError, from_shell, without_secrets
 from fluxcube.interrupts import Ending, Interrupted, leave_on_signals
 from fluxcube.sources.towers.sitenames import printable
 
@@ -220,7 +220,8 @@ class Commands(TyperGroup):
         usage = typer.BadParameter.__bases__[0]  # of every error of usage; typer does not export it
         assert issubclass(usage, Exception)
         try:
-            return super().invoke(*arguments)
+            with from_shell():
+                return super().invoke(*arguments)
         except usage as error:
             about = vars(error)
             about["message"] = printable(without_secrets(str(about["message"])), keep="\n")
