@@ -57,6 +57,9 @@ _PUBLIC = {
     "calibrate": "fluxcube.evaluation.calibration",
     "plot_map": "fluxcube.plotting.maps",
     "plot_sites": "fluxcube.plotting.sitemaps",
+    "plot_series": "fluxcube.figures.series",
+    "plot_cycle": "fluxcube.figures.cycles",
+    "plot_scatter": "fluxcube.figures.scatter",
     "animate_cycle": "fluxcube.plotting.animation",
     "run_demo": "fluxcube.demo",
 }
