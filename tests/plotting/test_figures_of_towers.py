@@ -46,7 +46,7 @@ def test_every_tower_is_at_its_place_in_the_colour_of_its_class(cube):
         np.testing.assert_allclose(drawn[name], np.stack([cube.longitude, cube.latitude], 1)[here])
     colors = {
         t.get_text().split(" (")[0]: h
-        for t, h in zip(ax.get_legend().get_texts(), ax.get_legend().legend_handles, strict=False)
+        for t, h in zip(ax.get_legend().get_texts(), ax.get_legend().legend_handles, strict=True)
     }
     from matplotlib.colors import to_hex
 
