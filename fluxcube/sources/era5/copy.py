@@ -89,7 +89,8 @@ def copy_era5(
     Examples
     --------
     >>> import fluxcube as fc
-    >>> fc.copy_era5("arco-era5", "alps.zarr", bbox=(5, 43.5, 17, 48.5), time="2019-06")  # doctest: +SKIP
+    >>> june = ("2019-06-01", "2019-06-30")
+    >>> fc.copy_era5("arco-era5", "alps.zarr", bbox=(5, 43.5, 17, 48.5), time=june)  # doctest: +SKIP
     """
     files = read_files(
         source,
