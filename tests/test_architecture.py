@@ -31,6 +31,7 @@ LAYERS = [
     {"fetch"},
     {"plotting"},
     {"evaluation", "baselines"},
+    {"figures"},
     {"distillation"},
     {"reports"},
     {"catalog", "inventory"},

@@ -168,6 +168,16 @@ def upscale(
     References
     ----------
     Meyer & Pebesma 2021 (dissimilarity, area of applicability), doi:10.1111/2041-210X.13650.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_cube, example_forcing
+    >>> run = fc.fit(example_cube(sites=12, days=6), model="sw-linear", out=tempfile.mkdtemp(), bands=())
+    >>> maps = upscale(run, example_forcing(days=2))
+    >>> dict(maps.NEE.sizes), int(maps.NEE[12].isnull().sum())  # one cell is ocean
+    ({'time': 48, 'latitude': 3, 'longitude': 4}, 1)
     """
     predictor = described(model, device)
     source = named(origin(forcing), "forcing") | named(origin_of(forcing.attrs, "era5"), "era5")

@@ -124,6 +124,17 @@ def predict(
         error; if there is no such device.
     DeviceError
         If a GPU fails, or its memory is too small for one window.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=12, days=6)
+    >>> run = fc.fit(cube, model="sw-linear", out=tempfile.mkdtemp())
+    >>> predicted = predict(run, cube.sel(site=list(run.split.test)))
+    >>> predicted.NEE.dims, predicted.NEE.attrs["units"], bool(predicted.in_training.any())
+    (('site', 'time'), 'umol m-2 s-1', False)
     """
     predictor = as_predictor(model, device)
     validate_cube(cube)
