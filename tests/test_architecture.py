@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
     {"errors", "interrupts", "parsing", "processes"},
-    {"variables", "biomes", "knownsites", "devices"},
+    {"variables", "biomes", "knownsites", "devices", "messages", "progress", "tabletext"},
     {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
     {"solar", "resolution", "scores"},
     {"schema", "geometry"},
@@ -49,8 +49,10 @@ LAYERS = [
         "cli_models",
         "cli_protocols",
         "cli_report",
+        "cli_split",
+        "cli_train",
     },
-    {"cli_fetch", "cli_demo"},
+    {"cli_fetch", "cli_demo", "cli_plot"},
     {"cli"},
     {"__main__"},
 ]
@@ -78,6 +80,7 @@ WRITERS = {
     "recipes.py": "the output folder of a recipe",
     "protocol_runs.py": "the folder of a sample",
     "catalogfile.py": "the catalog",
+    "tabletext.py": "no file: CSV as text",
     "cli.py": "tables that the user requests",
     "cli_maps.py": "tables that the user requests",
 }
