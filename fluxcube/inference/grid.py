@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
+from fluxcube.cubes.supplied import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import (
@@ -182,6 +183,7 @@ def upscale(
     source = named(origin(forcing), "forcing") | named(origin_of(forcing.attrs, "era5"), "era5")
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
+    forcing = with_supplied(forcing, (*predictor.spec.predictors, *predictor.spec.static))
     check_units(forcing)
     check_static_units(predictor.spec, forcing)
     options = predictor.options(

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
+from fluxcube.cubes.supplied import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
@@ -140,6 +141,7 @@ def predict(
     source = named(origin(cube), "cube")
     cube = cube if drivers is None else use_drivers(cube, drivers)
     check_resolution(cube, predictor.resolution, "this model")
+    cube = with_supplied(cube, (*predictor.spec.predictors, *predictor.spec.static))
     check_units(cube[["predictors"]])
     check_static_units(predictor.spec, cube)
     _check_clock(cube, predictor)
