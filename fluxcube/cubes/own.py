@@ -14,6 +14,7 @@ import xarray as xr
 from fluxcube.cubes.own_days import add_steps, check_options, chunks_of
 from fluxcube.cubes.own_maps import at_towers, on_cells
 from fluxcube.cubes.own_values import DATE_DIM, Source, read_values, within_limits
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DRIVERS, PARTS, STACKS, driver_sources, validate_cube, validate_forcing, variable_coords
@@ -31,7 +32,7 @@ _WITH_VALUE = {"_qc": 0, "_coverage": 1, "_quality": 1}
 
 
 def add_predictor(
-    cube: xr.Dataset,
+    cube: Cube,
     name: str,
     values: xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike,
     *,
@@ -48,7 +49,7 @@ def add_predictor(
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube or forcing, hourly or daily, lazy or in RAM; it is not changed.
     name : str
         Declared name.
@@ -102,6 +103,7 @@ def add_predictor(
     [4.0, 11.5]
     >>> forget("SOC")
     """
+    cube = as_cube(cube)
     row = _declared(name)
     grid = _is_grid(cube)
     _check_absent(cube, name)

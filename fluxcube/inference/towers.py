@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 def predict(
     model: AnyModel,
-    cube: xr.Dataset,
+    cube: Cube,
     *,
     stride: int | None = None,
     min_context: int | None = None,
@@ -62,7 +63,7 @@ def predict(
     ----------
     model : Predictor, path or Run, or a sequence of these
         A trained model; several are mixed with equal weights (`fluxcube.load_model`).
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube or a selection of it. Windows and trailing means begin at its first time step: select some time
         before the period of interest, too, or no period.
     stride : int, optional
@@ -124,6 +125,7 @@ def predict(
     DeviceError
         If a GPU fails, or its memory is too small for one window.
     """
+    cube = as_cube(cube)
     predictor = as_predictor(model, device)
     validate_cube(cube)
     source = named(origin(cube), "cube")
