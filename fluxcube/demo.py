@@ -160,6 +160,12 @@ def run_demo(
         If there is no such model.
     MissingPackageError
         If a package is not installed that the demo needs.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> result = fc.run_demo("demo", quick=True)  # doctest: +SKIP
+    >>> result.skill  # doctest: +SKIP
     """
     names, product = _chosen(model), MIXED if model == "both" else model
     if from_services:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
+from fluxcube.errors import ConfigError, FluxcubeError, from_shell, without_secrets
 from fluxcube.interrupts import Ending, Interrupted, leave_on_signals
 from fluxcube.messages import VERBOSE, begin_messages, show_all
 from fluxcube.progress import show_progress
@@ -233,7 +233,8 @@ class Commands(TyperGroup):
         usage = typer.BadParameter.__bases__[0]  # of every error of usage; typer does not export it
         assert issubclass(usage, Exception)
         try:
-            return super().invoke(*arguments)
+            with from_shell():
+                return super().invoke(*arguments)
         except usage as error:
             about = vars(error)
             about["message"] = printable(without_secrets(str(about["message"])), keep="\n")
@@ -279,7 +280,7 @@ def command_line(left: str = "") -> Iterator[None]:
         except FluxcubeError as error:
             sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
         except BrokenPipeError:  # the reader of a pipe, such as head, has ended
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at its end
             sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
             if error.errno is None:

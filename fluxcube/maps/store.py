@@ -112,6 +112,15 @@ def write_maps(
     ConfigError
         If the chunks of the maps are not of one size along each dimension, or do not fit in RAM; if a process that
         computes has no such device as the maps require, or, with device="auto", some have a GPU and others do not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fluxcube.simulation.example import example_maps
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_maps(example_maps(days=2).chunk(time=24), f"{folder}/maps.zarr", scheduler="threads")
+    ...     sorted(open_maps(path).data_vars)
+    ['GPP_NT', 'NEE', 'RECO_NT']
     """
     maps, path = even_chunks(validate_maps(maps)), target(store, storage_options)
     task_bytes, device = int(maps.attrs.pop(REGION_BYTES, 0)), str(maps.attrs.pop(DEVICE, "cpu"))
@@ -177,6 +186,12 @@ def open_maps(
     ------
     StoreError
         If there is no such store, or it is unfinished.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> maps = fc.open_maps("maps.zarr")  # doctest: +SKIP
+    >>> fc.plot_map(maps.NEE.mean("time"), "nee.png")  # doctest: +SKIP
     """
     opened = open_store(store, kind="maps", allow_partial=partial, storage_options=storage_options)
     ds = as_opened(portable(validate_maps(opened)))
