@@ -13,11 +13,13 @@ import typer
 
 from fluxcube import cli_maps, cli_protocols
 from fluxcube.cli_demo import app as demo_app
+from fluxcube.cli_extensions import app as extensions_app
 from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.cli_models import models_by_name
+from fluxcube.cli_plot import app as plot_app
 from fluxcube.cli_report import app as report_app
 from fluxcube.cli_split import app as split_app
 from fluxcube.cli_train import train
@@ -316,11 +318,13 @@ app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
 app.add_typer(split_app)
 app.add_typer(models_app)
+app.add_typer(extensions_app)
 app.add_typer(cli_protocols.app)
 app.add_typer(demo_app)
 app.add_typer(report_app)
 app.add_typer(grids_app)
 app.add_typer(cli_maps.app)
+app.add_typer(plot_app)
 
 
 def main() -> None:

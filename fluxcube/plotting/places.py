@@ -20,6 +20,7 @@ Places: TypeAlias = xr.Dataset | xr.DataArray | pd.DataFrame
 _MARGIN, _LEAST = 0.12, 2.0
 #: Towers spread wider than this (degrees of longitude, of latitude) are on a map of the world.
 _WORLDWIDE = (120.0, 75.0)
+_UNITS = {"elevation": "m", "utc_offset": "h"}
 WORLD = Box(-180.0, 180.0, -60.0, 85.0)
 
 
@@ -85,13 +86,17 @@ def values_of(places: pd.DataFrame, by: object) -> tuple[str, pd.Series]:
     else:
         series = _by_site(by)
         name, values = str(series.name or "value"), series.reindex(places.index)
+        values.attrs = dict(series.attrs)
         if not values.notna().any():
             raise SchemaError(
                 f"by: expected values of the towers {', '.join(places.index[:3])}, ..., found values of "
                 f'{", ".join(map(str, series.index[:3]))}; score them by site, fluxcube.evaluate(..., by="site").'
             )
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        return name, values.astype(float)
+        units = {"units": str(values.attrs.get("units", _UNITS.get(name, "")))}
+        values = values.astype(float)
+        values.attrs = units
+        return name, values
     return name, pd.Series([_label(name, value) for value in values], index=places.index)
 
 

@@ -30,11 +30,12 @@ ERRORS = ("rmse", "mae", "crps")
 #: Limits of the colours of scores; None are percentiles.
 _LIMITS = {"nse": (-0.5, 1.0), "corr2": (0.0, 1.0)}
 _HEADINGS = {"igbp": "IGBP class", "koppen": "main climate", "network": "network", "networks": "first network"}
-_WIDTH = 8.0
+#: Width (inches) of a map, and of a legend beside it.
+_WIDTH, _LEGEND = 8.0, 1.5
 #: Areas of markers that would look larger or smaller than the others at the same area.
 _SIZES = {"*": 46, "o": 24, "s": 20}
 #: Number of classes in one column of the legend.
-_LINES = 16
+_LINES = 20
 
 
 def plot_sites(
@@ -97,7 +98,9 @@ def plot_sites(
     box = box_of(places, bbox)
     projected = projection_of(projection if projection is not None else getattr(ax, "projection", None), box)
     box = box if projected is None else projected.box
-    frame = MapFrame(new_axes(ax, (_WIDTH, _WIDTH * shape_of(box, projected) + 0.6)), box, projected)
+    beside = _LEGEND if values is not None and values.dtype.kind != "f" else 0.0
+    ax = new_axes(ax, (_WIDTH + beside, _WIDTH * shape_of(box, projected) + 0.6))
+    frame = MapFrame(ax, box, projected)
     x, y, inside = frame.place(places["longitude"].to_numpy(float), places["latitude"].to_numpy(float))
     if not inside.any():
         raise ConfigError(f"bbox={bbox}: none of the {len(places)} towers lies within (west, south, east, north).")
@@ -106,7 +109,7 @@ def plot_sites(
     if values is None:
         frame.ax.scatter(x, y, s=22, color="#0072B2", edgecolors=ink(), linewidths=0.5, zorder=3)
     elif values.dtype.kind == "f":
-        units = "" if isinstance(by, str) else str(getattr(by, "attrs", {}).get("units", ""))
+        units = str(values.attrs.get("units", "")).removeprefix("1")
         _draw_values(frame.ax, x, y, values.to_numpy(float), name, units, cmap, limits)
     else:
         _draw_classes(frame.ax, x[inside], y[inside], values.to_numpy(object)[inside], name)

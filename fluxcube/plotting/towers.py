@@ -167,10 +167,11 @@ def plot_density(
     bar.set_label("number of rows", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     lines = (
-        f"NSE {float(one['nse']):.2f}, RMSE {float(one['rmse']):.2f}, bias {float(one['bias']):+.2f}",
-        f"slope {slope:.2f}, n = {int(one['n']):,}",
+        f"NSE {float(one['nse']):.2f}, RMSE {float(one['rmse']):.2f}",
+        f"bias {float(one['bias']):+.2f}, slope {slope:.2f}",
+        f"n = {int(one['n']):,}",
     )
-    ax.text(0.0, -0.16, "\n".join(lines), transform=ax.transAxes, fontsize=8, va="top")
+    ax.text(0.03, 0.97, "\n".join(lines), transform=ax.transAxes, fontsize=8, va="top")
     ax.set_title(f"{target}: {model}" if title is None else title, fontsize=10)
     return save_picture(ax, path)
 
