@@ -172,7 +172,7 @@ class FakeWandb:
 def test_wandb_continues_the_run_of_a_resumed_training(cube, tmp_path, monkeypatch):
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    long = dataclasses.replace(SHORT, windows_per_epoch=200)
+    long = dataclasses.replace(SHORT, windows_per_epoch=144, batch_size=16, epochs=3)
     with pytest.raises(CallbackError):
         eco(cube, tmp_path / "eco", training=long, log="wandb", callbacks=[Recorder(fail_at=15)])
     run = eco(cube, tmp_path / "eco", training=long, log="wandb")
