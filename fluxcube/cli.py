@@ -13,6 +13,7 @@ import typer
 
 from fluxcube import cli_maps, cli_protocols
 from fluxcube.cli_demo import app as demo_app
+from fluxcube.cli_extensions import app as extensions_app
 from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
@@ -317,6 +318,7 @@ app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
 app.add_typer(split_app)
 app.add_typer(models_app)
+app.add_typer(extensions_app)
 app.add_typer(cli_protocols.app)
 app.add_typer(demo_app)
 app.add_typer(report_app)

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
     {"errors", "interrupts", "parsing", "processes"},
-    {"variables", "biomes", "knownsites", "devices", "messages", "progress", "tabletext"},
+    {"variables", "biomes", "knownsites", "devices", "extensions", "messages", "progress", "tabletext"},
     {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
     {"solar", "resolution", "scores"},
     {"schema", "geometry"},
@@ -41,6 +41,7 @@ LAYERS = [
     {"planning"},
     {"catalogfile"},
     {
+        "cli_extensions",
         "cli_fetch_era5",
         "cli_fetch_modis",
         "cli_fetch_towers",
@@ -212,7 +213,7 @@ def test_modules_are_short():
 
 def test_models_see_tensors_only():
     for path in (PACKAGE / "models").glob("*.py"):
-        assert imported(path) <= {"devices", "errors", "interrupts", "models", "moments", "parsing"}, path
+        assert imported(path) <= {"devices", "errors", "extensions", "interrupts", "models", "moments", "parsing"}, path
         text = source(path)
         assert "import xarray" not in text and "import pandas" not in text, path
 

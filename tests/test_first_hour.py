@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from fluxcube.samples.clusters import cluster_sites
 from fluxcube.samples.listed_split import listed_sites
 from fluxcube.samples.splits import Split, per_igbp, sites_split
 from fluxcube.simulation.example import example_cube
-from fluxcube.variables import COMPUTED
+from fluxcube.variables import grid_predictors
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
 
@@ -66,21 +66,20 @@ def test_towers_of_one_cluster_are_refused_with_what_to_type():
     assert fc.kfold(near, k=3, buffer_km=2)[0].train  # what the message says
     with from_shell(), pytest.raises(SplitError, match=r"--kind kfold --k 3 --buffer-km 2`, then --split folds.json:1"):
         fc.split(near)
-    with pytest.raises(SplitError, match='only tower.*split="time"'):
+    with pytest.raises(SplitError, match=r'only tower.*split="time"'):
         fc.split(towers(1))
-    with from_shell(), pytest.raises(SplitError, match="only tower.*--split time"):
+    with from_shell(), pytest.raises(SplitError, match=r"only tower.*--split time"):
         fc.split(towers(1))
 
 
-def test_fit_takes_a_path_and_words_and_records_the_split(tmp_path, cube_store, caplog):
+def test_fit_takes_a_path_and_records_store_and_split(tmp_path, cube_store):
     cube = fc.open_carbonsense(cube_store)
-    with caplog.at_level(logging.WARNING):
-        run = fc.fit(cube_store, model="sw-linear", out=tmp_path / "a", predictors="grid")
-    expected = fc.split(cube)
-    assert run.split == expected == Split.load(tmp_path / "a" / "split.json")
+    run = fc.fit(cube_store, model="mean", out=tmp_path / "a", predictors="grid")
+    assert run.split == fc.split(cube_store) == fc.split(cube) == Split.load(tmp_path / "a" / "split.json")
     model = fc.load_model(run)
-    assert model.metadata["cube"] == fc.load_model(fc.fit(cube, model="sw-linear", out=tmp_path / "b")).metadata["cube"]
-    assert set(COMPUTED) <= set(model.spec.predictors) and "TA" in model.spec.predictors
+    assert model.metadata["cube"]["store_id"] == cube.attrs["store_id"]
+    assert set(model.spec.predictors) == set(grid_predictors())  # the planet has all, and more
+    assert {"CO2", "TS_1"} & set(map(str, cube["variable"].values))
 
 
 def test_fit_takes_what_split_and_kfold_return(tmp_path):
@@ -141,8 +140,6 @@ def test_wrong_words_and_useless_ones_are_refused(cube, tmp_path):
 
 @pytest.mark.parametrize(("shell", "advice"), [(False, "fluxcube.build_carbonsense"), (True, "`fluxcube build ")])
 def test_a_folder_of_raw_files_is_no_cube(planet_files, tmp_path, shell, advice):
-    import contextlib
-
     with from_shell() if shell else contextlib.nullcontext(), pytest.raises(StoreError, match=f"raw files.*{advice}"):
         fc.fit(planet_files / "towers", model="mean", out=tmp_path / "run")
 
@@ -174,7 +171,7 @@ def test_a_list_of_sites_may_have_a_header_and_more_columns(tmp_path, cube, text
 def test_a_table_without_a_header_is_told_apart(tmp_path):
     path = tmp_path / "sites.csv"
     path.write_text("XX-S01,DBF,50\n", "utf-8")
-    with pytest.raises(SplitError, match="line 1.*a list with more columns needs a header with a column site"):
+    with pytest.raises(SplitError, match=r"line 1.*a list with more columns needs a header with a column site"):
         listed_sites(path)
     path.write_text("site,part\n,test\n", "utf-8")
     with pytest.raises(SplitError, match="line 2: expected a site"):
@@ -186,3 +183,27 @@ def test_unknown_sites_of_a_list_are_named_with_the_nearest(tmp_path, cube):
     path.write_text("XX-S1\nXX-S03\nAA-Far\n", "utf-8")
     (note,) = [note for note in sites_split(cube, path).notes if "not in the cube" in note]
     assert "(2): XX-S1 (did you mean XX-S" in note and note.endswith("AA-Far")
+
+
+def test_public_functions_take_paths_of_cubes_forcing_and_maps(tmp_path, planet_files, cube_store):
+    few = list(fc.split(cube_store).test)[:2]
+    cube = fc.open_carbonsense(cube_store, sites=few, time=slice("2018-06-01", "2018-06-04"))
+    model = fc.fit(cube_store, model="sw-linear", out=tmp_path / "run", predictors=["TA", "SW_IN"], static=(), bands=())
+    predicted = fc.predict(model, cube_store)
+    assert predicted.attrs["cube_store_id"] == cube.attrs["store_id"]
+    pred = fc.predict(model, cube)
+    assert fc.evaluate(cube_store, pred).identical(fc.evaluate(fc.open_carbonsense(cube_store), pred))
+    assert fc.compare(cube_store, {"a": pred}).equals(fc.compare(fc.open_carbonsense(cube_store), {"a": pred}))
+    files = fc.open_forcing(planet_files / "era5", predictors=["TA", "SW_IN"])
+    forcing = files.isel(time=slice(0, 48), latitude=slice(0, 2), longitude=slice(0, 2))
+    fc.write_forcing(forcing, tmp_path / "forcing.zarr")
+    maps = fc.upscale(model, tmp_path / "forcing.zarr", applicability=False)
+    assert maps.attrs["forcing_store_id"] == fc.open_forcing(tmp_path / "forcing.zarr").attrs["store_id"]
+    fc.write_maps(maps, tmp_path / "maps.zarr")
+    opened = fc.open_maps(tmp_path / "maps.zarr")
+    assert fc.mean_maps(str(tmp_path / "maps.zarr")).identical(fc.mean_maps(opened))
+    assert fc.mean_cycle(tmp_path / "maps.zarr").identical(fc.mean_cycle(opened))
+    with pytest.raises(ConfigError, match="maps: expected a Dataset, or the path or URL of maps, found int"):
+        fc.totals(3)
+    with pytest.raises(ConfigError, match="forcing: expected a Dataset"):
+        fc.upscale(model, 3)

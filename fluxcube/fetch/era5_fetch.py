@@ -203,7 +203,12 @@ def era5_land(
     progress: Progress | None = None,
     endpoint: str | None = None,
 ) -> Plan | list[Path]:
-    """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`."""
+    """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`.
+
+    Examples
+    --------
+    >>> era5_land("land", years=2018, bbox=(5, 45, 11, 48), variables=["TA"], plan=True)  # doctest: +SKIP
+    """
     order = Order(
         product=ERA5_LAND,
         years=years,

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger(__name__)
+
+#: Maps that are open, or the path or URL of their store.
+Maps: TypeAlias = xr.Dataset | str | os.PathLike
 
 #: Maximum number of time steps that a reader decompresses at once: ten days of hours.
 _CHUNK_STEPS = 240
@@ -112,6 +115,15 @@ def write_maps(
     ConfigError
         If the chunks of the maps are not of one size along each dimension, or do not fit in RAM; if a process that
         computes has no such device as the maps require, or, with device="auto", some have a GPU and others do not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fluxcube.simulation.example import example_maps
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_maps(example_maps(days=2).chunk(time=24), f"{folder}/maps.zarr", scheduler="threads")
+    ...     sorted(open_maps(path).data_vars)
+    ['GPP_NT', 'NEE', 'RECO_NT']
     """
     maps, path = even_chunks(validate_maps(maps)), target(store, storage_options)
     task_bytes, device = int(maps.attrs.pop(REGION_BYTES, 0)), str(maps.attrs.pop(DEVICE, "cpu"))
@@ -153,6 +165,15 @@ def _used(devices: Sequence[str], precision_error: float | None) -> dict[str, ob
     return used if precision_error is None else used | {"precision_error": round(precision_error, 6)}
 
 
+def as_maps(maps: Maps) -> xr.Dataset:
+    """Return maps: open ones as they are, those of a path or URL opened lazily (ConfigError if it is neither)."""
+    if isinstance(maps, str | os.PathLike):
+        return open_maps(maps)
+    if isinstance(maps, xr.Dataset):
+        return maps
+    raise ConfigError(f"maps: expected a Dataset, or the path or URL of maps, found {type(maps).__name__}.")
+
+
 def open_maps(
     store: str | os.PathLike, *, partial: bool = False, storage_options: Mapping[str, object] | None = None
 ) -> xr.Dataset:
@@ -177,6 +198,12 @@ def open_maps(
     ------
     StoreError
         If there is no such store, or it is unfinished.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> maps = fc.open_maps("maps.zarr")  # doctest: +SKIP
+    >>> fc.plot_map(maps.NEE.mean("time"), "nee.png")  # doctest: +SKIP
     """
     opened = open_store(store, kind="maps", allow_partial=partial, storage_options=storage_options)
     ds = as_opened(portable(validate_maps(opened)))
