@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
-    {"errors", "interrupts", "parsing", "processes"},
+    {"cards", "errors", "interrupts", "parsing", "processes"},
     {"variables", "biomes", "knownsites", "devices", "extensions", "messages", "progress", "tabletext"},
     {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
     {"solar", "resolution", "scores"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
+from fluxcube.cards import card, few
 from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError, missing_package
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
@@ -246,6 +247,30 @@ class Windows:
         """Number of windows of the current epoch that no rank uses."""
         used = len(self) * self.batch_size if self.drop_last else len(self.ends(self.epoch))
         return len(self._draw(self.epoch)) - used * self.world_size
+
+    def __repr__(self) -> str:
+        """Return the number of towers, and what a window contains."""
+        spec = self.spec
+        inputs = ", ".join((*spec.predictors, *spec.surface, *spec.bands))
+        return (
+            f"<Windows of {len(self.sites)} sites: {self.length} steps of {inputs} for {', '.join(spec.targets)}; "
+            f"batches of {self.batch_size}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a window contains as HTML; nothing is drawn or read for it."""
+        spec = self.spec
+        facts = {
+            "sites": f"{len(self.sites)}: {few(self.sites)}",
+            "window": f"{self.length} {spec.resolution} time steps, of which the last {self.emits} are predicted",
+            "batch": f"{self.batch_size} windows{', shuffled' if self.shuffle else ''}",
+            "targets": ", ".join(spec.targets),
+            "predictors": few(spec.predictors, 12),
+            "satellite": few((*spec.surface, *spec.bands, *(kind.array for kind in spec.images)), 12),
+            "epoch": self.epoch,
+            "rank": f"{self.rank} of {self.world_size}" if self.world_size > 1 else "",
+        }
+        return card("Windows", facts, ("for batch in windows: ...", "windows.loader()  # of torch"))
 
     def __len__(self) -> int:
         """Return the number of batches of the current epoch on this rank."""

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, StoreError, to_type
+from fluxcube.cards import card, few
+from fluxcube.errors import CheckpointError, ConfigError, StoreError, to_type, without_secrets
 from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.parsing import read_json
 from fluxcube.resolution import DAILY
+from fluxcube.samples.partition import PARTS
 from fluxcube.samples.splits import Split
 from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import check_held, writer_lock
@@ -79,8 +81,31 @@ class Run:
     summary: str = ""
     calibration: Mapping[str, Mapping] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        """Return the folder, the result and the split in one line."""
+        return f"<Run {self.path}: {self.summary or 'no summary'}; {self.split!r}>"
+
+    def _repr_html_(self) -> str:
+        """Return the result of the run as HTML."""
+        last = self.history[-1] if self.history else {}
+        scores = {name: value for name, value in last.items() if name.startswith("val_")}
+        path = without_secrets(str(self.path))
+        facts = {
+            "folder": path,
+            "result": self.summary,
+            "epochs": len(self.history) if len(self.history) > 1 else "",
+            "validation": ", ".join(f"{name.removeprefix('val_')} {_short(value)}" for name, value in scores.items()),
+            "calibrated": ", ".join(self.calibration),
+            **{part: f"{len(getattr(self.split, part))}: {few(getattr(self.split, part))}" for part in PARTS},
+        }
+        return card("Run", facts, (f'model = fc.load_model("{path}")', "fc.evaluate(cube, fc.predict(model, cube))"))
+
     def __fspath__(self) -> str:
         return str(self.path)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
