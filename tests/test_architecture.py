@@ -53,7 +53,7 @@ LAYERS = [
         "cli_split",
         "cli_train",
     },
-    {"cli_fetch", "cli_demo"},
+    {"cli_fetch", "cli_demo", "cli_plot"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,6 +14,7 @@ import xarray as xr
 from fluxcube.cubes.own_days import add_steps, check_options, chunks_of
 from fluxcube.cubes.own_maps import at_towers, on_cells
 from fluxcube.cubes.own_values import DATE_DIM, Source, read_values, within_limits
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.cubes.supplied import supplied_predictors, supplied_values
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import resolution_of
@@ -36,7 +37,7 @@ _WITH_VALUE = {"_qc": 0, "_coverage": 1, "_quality": 1}
 
 
 def add_predictor(
-    cube: xr.Dataset,
+    cube: Cube,
     name: str,
     values: xr.DataArray
     | xr.Dataset
@@ -60,7 +61,7 @@ def add_predictor(
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube or forcing, hourly or daily, lazy or in RAM; it is not changed.
     name : str
         Declared name.
@@ -118,6 +119,7 @@ def add_predictor(
     [4.0, 11.5]
     >>> forget("SOC")
     """
+    cube = as_cube(cube)
     if values is None:
         return _supplied(cube, name, units=units, column=column, hold_days=hold_days - 1, delay_days=delay_days)
     row = _declared(name)
