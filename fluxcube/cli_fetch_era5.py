@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fluxcube.terminal import bar, box, line_progress, names
+from fluxcube.terminal import bar, box, names
 
 if TYPE_CHECKING:
     from fluxcube.fetch.era5_fetch import Order
@@ -176,7 +176,7 @@ def _run(order: Order, out: Path, plan: bool, jobs: int, timeout: float, endpoin
             order,
             jobs=jobs,
             timeout_hours=timeout,
-            progress=progress or line_progress(),
+            progress=progress,
             endpoint=endpoint,
             again=again,
         )

@@ -32,9 +32,10 @@ from fluxcube.inference.loading import load_model
 from fluxcube.sources.era5.clouds import STORES
 from fluxcube.sources.era5.parameters import PARAMETERS
 from fluxcube.sources.era5.variables import needed_parameters
+from fluxcube.variables import WEATHER, table
 
 #: Variables that are requested where neither a model nor variables are named: what most models use.
-DEFAULT_VARIABLES = ("TA", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS")
+DEFAULT_VARIABLES = tuple(name for name in WEATHER if name in table())
 #: Seconds that a request takes, from the queue to the file: assumed, since it depends on the load of the service.
 _SECONDS = 600.0
 #: Default of the hours that a request may wait in the queue.
@@ -202,7 +203,12 @@ def era5_land(
     progress: Progress | None = None,
     endpoint: str | None = None,
 ) -> Plan | list[Path]:
-    """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`."""
+    """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`.
+
+    Examples
+    --------
+    >>> era5_land("land", years=2018, bbox=(5, 45, 11, 48), variables=["TA"], plan=True)  # doctest: +SKIP
+    """
     order = Order(
         product=ERA5_LAND,
         years=years,

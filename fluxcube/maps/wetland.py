@@ -66,6 +66,12 @@ def weight_by_wetland(maps: xr.Dataset, wetland: xr.DataArray) -> xr.Dataset:
     References
     ----------
     Zhang et al. 2021 (WAD2M, a monthly wetland fraction), doi:10.5194/essd-13-2001-2021.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> wetland = xr.open_dataset("wad2m.nc").Fw  # doctest: +SKIP
+    >>> maps = fc.weight_by_wetland(fc.open_maps("maps.zarr"), wetland)  # doctest: +SKIP
     """
     if FLUX not in maps:
         raise SchemaError(f"wetland=: expected maps with {FLUX}, found {', '.join(map(str, maps.data_vars))}.")
