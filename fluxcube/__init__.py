@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.evaluation.energy import energy_balance as energy_balance
     from fluxcube.evaluation.skill import compare as compare
     from fluxcube.evaluation.skill import evaluate as evaluate
+    from fluxcube.figures.cycles import plot_cycle as plot_cycle
+    from fluxcube.figures.scatter import plot_scatter as plot_scatter
+    from fluxcube.figures.series import plot_series as plot_series
     from fluxcube.inference.grid import upscale as upscale
     from fluxcube.inference.loading import load_model as load_model
     from fluxcube.inference.loading import save_mixed as save_mixed
@@ -50,9 +53,12 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.planning.training import plan_training as plan_training
     from fluxcube.plotting.animation import animate_cycle as animate_cycle
     from fluxcube.plotting.maps import plot_map as plot_map
+    from fluxcube.plotting.sitemaps import plot_sites as plot_sites
     from fluxcube.progress import show_progress as show_progress
     from fluxcube.reports.write import report as report
     from fluxcube.samples.loader import load_windows as load_windows
+    from fluxcube.samples.splits import kfold as kfold
+    from fluxcube.samples.splits import split as split
     from fluxcube.sources.era5.copy import copy_era5 as copy_era5
     from fluxcube.sources.modis.surface import read_surface as read_surface
     from fluxcube.sources.products.open import open_product as open_product
