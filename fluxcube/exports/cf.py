@@ -143,8 +143,9 @@ def _bounds(ds: xr.Dataset) -> xr.Dataset:
         out[name].attrs = {}
         if dim in out.coords:
             out[dim] = out[dim].assign_attrs(bounds=name)
-    for name in [name for name in out.coords if out[name].attrs.get("bounds", name) not in out.variables]:
-        out[name].attrs.pop("bounds", None)
+    for coord in out.coords.values():
+        if coord.attrs.get("bounds", coord.name) not in out.variables:
+            coord.attrs.pop("bounds", None)
     return out
 
 
