@@ -1,18 +1,49 @@
 """Exceptions of fluxcube. Each class also inherits from the built-in exception that a caller would expect.
 
-A message states what was expected, what was found, where, and what to do next.
+A message states what was expected, what was found, where, and what to type next: a command where a command was typed,
+and a call where Python was (`to_type`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 #: Maximum number of names that a message lists: a whole variable table, but not hundreds of sites.
 _MAX_NAMES = 60
+
+
+#: Whether a command of the shell called the library, so that messages name commands and options.
+_in_shell = False
+
+
+@contextlib.contextmanager
+def from_shell() -> Iterator[None]:
+    """Let messages name commands and options of the shell while a block runs, instead of calls in Python."""
+    global _in_shell
+    before, _in_shell = _in_shell, True
+    try:
+        yield
+    finally:
+        _in_shell = before
+
+
+def to_type(*, python: str, shell: str) -> str:
+    """Return the part of a message that can be typed, in the language in which fluxcube was called.
+
+    Examples
+    --------
+    >>> to_type(python="split=fc.kfold(cube)[0]", shell="--split kfold:1")
+    'split=fc.kfold(cube)[0]'
+    >>> with from_shell():
+    ...     print(to_type(python="split=fc.kfold(cube)[0]", shell="--split kfold:1"))
+    --split kfold:1
+    """
+    return shell if _in_shell else python
 
 
 #: Name and password in a URL. A password may contain "/" and "@", as keys of S3 do; a path loses one slash ("s3:/").
@@ -154,6 +185,10 @@ class UnknownNameError(FluxcubeError, KeyError):
 
 class MissingPackageError(FluxcubeError, ImportError):
     """An optional package is needed but not installed."""
+
+
+class ExtensionError(FluxcubeError, ImportError):
+    """An extension of another package cannot be used."""
 
 
 def unknown(kind: str, name: object, valid: Iterable[object]) -> UnknownNameError:

@@ -47,6 +47,8 @@ PUBLISHED_PREDICTORS = (
 
 #: Predictors computed from location and time alone: known for every time step of every site and grid cell.
 COMPUTED = ("DOY", "TOD", "SW_IN_POT")
+#: Weather that towers measure and ERA5 supplies in the same sense and units; `fluxcube fetch era5` fetches it.
+WEATHER = ("TA", "TA_RANGE", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS")
 
 #: The bands of a chip: seven MCD43A4 reflectances, snow (MCD43A2) and water (MCD43A2).
 BANDS = ("red", "nir", "blue", "green", "swir1", "swir2", "swir3", "snow", "water")
@@ -174,6 +176,17 @@ def predictors(resolution: str = "hourly", *, declared: bool = True) -> tuple[st
     """Return every predictor's name, in table order; with `declared`, those of `declare` that vary in time, too."""
     rows = table(resolution) if declared else _file_table(resolution)
     return tuple(name for name, v in rows.items() if "predictor" in v.roles)
+
+
+def grid_predictors(resolution: str = "hourly") -> tuple[str, ...]:
+    """Return the predictors that the weather of a grid supplies, or place and time, in table order.
+
+    Examples
+    --------
+    >>> grid_predictors("daily")
+    ('DOY', 'TA', 'TA_RANGE', 'SW_IN', 'LW_IN', 'VPD', 'PA', 'P', 'WS', 'SW_IN_POT')
+    """
+    return tuple(name for name in predictors(resolution, declared=False) if name in (*WEATHER, *COMPUTED))
 
 
 def targets(resolution: str = "hourly") -> tuple[str, ...]:

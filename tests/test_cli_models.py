@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fluxcube as fc
-from fluxcube import cli
+from fluxcube import catalog, cli
 from fluxcube.inference.loading import load_model
 from fluxcube.models.checkpoint import is_mixed
 from fluxcube.samples.splits import Split
@@ -40,7 +40,7 @@ def runs(cube, tmp_path_factory):
 @pytest.fixture
 def call(cube, runs, monkeypatch):
     """Run a command in this process, on the example cube, in the folder of the runs; its text, errors last."""
-    monkeypatch.setattr(cli, "_open", lambda store: cube)
+    monkeypatch.setattr(catalog, "open_carbonsense", lambda store: cube)
     monkeypatch.setattr("fluxcube.catalog.open_carbonsense", lambda store: cube)
     monkeypatch.chdir(runs)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from surface_cubes import with_surface
 
-from fluxcube import cli
+from fluxcube import catalog, cli, cli_split, cli_train, progress
 from fluxcube.errors import ConfigError
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.samples.surface import DEFAULT_COLUMNS
@@ -48,7 +48,7 @@ def cube():
 @pytest.fixture
 def call(cube, tmp_path, monkeypatch, capsys):
     """Run a command in this process, on the example cube; its status and what it printed."""
-    monkeypatch.setattr(cli, "_open", lambda store, **selection: cube)
+    monkeypatch.setattr(catalog, "open_carbonsense", lambda store, **selection: cube)
     monkeypatch.chdir(tmp_path)
 
     def run(line: str) -> tuple[object, str, str]:
@@ -103,7 +103,7 @@ TRAIN = {
     "model": ("", "--model mean-cycle"),
     "target": ("", "--target GPP_NT --target NEE"),
     "predictors": ("", "--predictors TA,SW_IN"),
-    "memory": ("", "--memory 1,3"),
+    "memory_days": ("", "--memory-days 1,3"),
     "static": ("", "--static ''"),
     "bounds": ("", "--bounds table"),
     "surface": None,  # of cubes with surface reflectance: the next test
@@ -131,7 +131,7 @@ TRAIN = {
 
 def test_columns_of_the_surface_reflectance_are_options(planned, cube, monkeypatch):
     reflectance = with_surface(cube)
-    monkeypatch.setattr(cli, "_open", lambda store, **selection: reflectance)
+    monkeypatch.setattr(catalog, "open_carbonsense", lambda store, **selection: reflectance)
     features = {
         options: planned(f"train c r --model xgboost {options}")[0]["features"]
         for options in ("", "--surface ''", "--surface NDVI,CCI_MEAN_8D --lookahead 3")
@@ -142,7 +142,7 @@ def test_columns_of_the_surface_reflectance_are_options(planned, cube, monkeypat
 
 
 def test_every_option_of_training_changes_what_is_done(planned):
-    assert set(TRAIN) == set(inspect.signature(cli.train).parameters), "an option of `train` has no test"
+    assert set(TRAIN) == set(inspect.signature(cli_train.train).parameters), "an option of `train` has no test"
     for name, (without, given) in ((n, pair) for n, pair in TRAIN.items() if pair and pair[1]):
         assert planned(f"train c r {given}") != planned(f"train c r {without}"), name
     one, two = planned("train c r --set config.share=False"), planned("train c r --set config.share=false")
@@ -191,7 +191,7 @@ def test_every_option_of_training_changes_what_is_done(planned):
         ("--predictors TA,CO2", "CO2: no training site has a value of flag 1 or better"),
         ("--predictors TAA", "did you mean 'TA'"),
         ("--predictors ''", "at least one predictor"),
-        ("--memory week", "--memory: expected whole days"),
+        ("--memory week", "--memory-days: expected whole days"),
         ("--memory 0", "whole days of 1 or more"),
         ("--static climate", "unknown static input"),
         ("--train-igbp GRA,EBF", "no training site of the split is EBF: its classes are CRO, DBF, ENF, GRA"),
@@ -233,12 +233,13 @@ def test_a_run_says_how_it_went_and_is_trained_further(done, call, tmp_path):
 
 
 def test_the_log_of_a_job_that_nobody_watches_tells_how_it_goes(call, monkeypatch):
-    lines = cli.line_progress
-    monkeypatch.setattr(cli, "line_progress", lambda: lines(0.0))
+    monkeypatch.setattr(progress, "FIRST", 1e-3)
+    monkeypatch.setattr(progress, "EVERY", 1e-3)
     status, _, told = call(f"train c eco {TINY} --epochs 2 --predictors TA,SW_IN --no-chips --static ''")
     number = r"-?\d+\.\d{3}"
     told = [line for line in told.splitlines() if "epoch" in line]
-    assert status == 0 and re.match(rf"1 of \d+: epoch 1 of 2, loss {number}, [\d,]+ windows/s, \d+ s left$", told[0])
+    first = re.compile(rf"train: \d+ % \(1 of \d+\), epoch 1 of 2, loss {number}, [\d,]+ windows/s, \d+ s left$")
+    assert status == 0 and first.match(told[0]), told[0]
     assert re.search(rf"epoch 2 of 2, loss {number}, NSE {number}, [\d,]+ windows/s, 0 s left$", told[-1])
 
 
@@ -334,14 +335,14 @@ def test_groups_are_combined_with_each_other_and_with_scales(done, call, runs, c
     done(f"evaluate line c --by season --scales --draws 0 --out {tmp_path}/table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert {"hourly", "daily"} <= set(table.scale) and set(table.group) == {"winter", "spring", "summer", "autumn"}
-    monkeypatch.setattr(cli, "_open", lambda store: cube.drop_sel(variable="VPD"))
+    monkeypatch.setattr(catalog, "open_carbonsense", lambda store: cube.drop_sel(variable="VPD"))
     status, _, _ = call("evaluate line c --by subset")
     assert isinstance(status, str) and "none of ['VPD']" in status
 
 
 def test_inputs_that_a_cube_lacks_are_refused_unless_allowed(call, cube, monkeypatch):
     assert call("train c two --model sw-linear --predictors TA,SW_IN --static latitude")[0] == 0
-    monkeypatch.setattr(cli, "_open", lambda store: cube.drop_sel(variable="TA"))
+    monkeypatch.setattr(catalog, "open_carbonsense", lambda store: cube.drop_sel(variable="TA"))
     status, _, _ = call("evaluate two few --by all")
     assert isinstance(status, str) and "trained on TA, which the cube lacks" in status
     assert call("evaluate two few --by all --allow-missing")[0] == 0
@@ -383,7 +384,7 @@ def test_towers_that_a_run_learnt_from_are_told_when_all_are_scored(call, runs):
 
 def test_a_cube_without_the_test_sites_is_told(call, runs, cube, monkeypatch):
     split = Split.load(runs / "line/split.json")
-    monkeypatch.setattr(cli, "_open", lambda store, **selection: cube.sel(site=list(split.train)))
+    monkeypatch.setattr(catalog, "open_carbonsense", lambda store, **selection: cube.sel(site=list(split.train)))
     status, _, _ = call("evaluate line c")
     assert f"lacks {len(split.test)} of the {len(split.test)} test sites" in str(status) and "--part all" in str(status)
     assert call("evaluate line c --part all --by all")[0] == 0
@@ -404,7 +405,7 @@ SPLIT = {
 
 
 def test_every_option_of_splitting_changes_the_split(done, call, cube, tmp_path):
-    assert set(SPLIT) == set(inspect.signature(cli.split).parameters), "an option of `split` has no test"
+    assert set(SPLIT) == set(inspect.signature(cli_split.split).parameters), "an option of `split` has no test"
     sites = list(map(str, cube.site.values))
     for name, of in (("a", sites[:2]), ("b", sites[3:6])):
         (tmp_path / f"{name}.txt").write_text("\n".join(of), "utf-8")

@@ -13,8 +13,8 @@ from fluxcube.evaluation.report import read_predictions, read_sums
 from fluxcube.maps.shares import by_region
 from fluxcube.parsing import MAX_DEPTH, parse_json, parse_yaml, read_bytes
 from fluxcube.recipes import _change, read_recipe
+from fluxcube.samples.listed_split import listed_sites
 from fluxcube.samples.partition import Split, load_folds
-from fluxcube.samples.splits import _listed
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.training.run import _recorded
 from fluxcube.training.search import _read as read_draws
@@ -102,7 +102,7 @@ def test_readers_do_not_wait_for_a_pipe(tmp_path, name):
 def test_site_lists(tmp_path, content):
     os.mkfifo(tmp_path / "l") if content is None else (tmp_path / "l").write_bytes(content)
     with pytest.raises(SplitError, match="/l "):
-        _listed(tmp_path / "l")
+        listed_sites(tmp_path / "l")
 
 
 SPLIT = Split(train=("a", "b"), test=("c",), counts={"DBF": [1, 0, 1]}).to_dict()

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import fluxcube
-from fluxcube import cli
+from fluxcube import catalog, cli
 from fluxcube.cubes import selection
 from fluxcube.errors import ConfigError
 from fluxcube.experiments import Variant, score_variants, trained
@@ -146,7 +146,7 @@ def test_a_function_refuses_the_option_of_the_other_resolution(name, row, cube_o
 @pytest.mark.parametrize("row", ALL.values(), ids=str)
 @pytest.mark.parametrize("name", with_options(commands()))
 def test_a_command_refuses_the_option_of_the_other_resolution(name, row, cube_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_open", lambda store, **selection: cube_of(row))
+    monkeypatch.setattr(catalog, "open_carbonsense", lambda store, **selection: cube_of(row))
     monkeypatch.setattr("fluxcube.catalog.open_carbonsense", lambda store: cube_of(row))
     folder = tmp_path / "run"
     settings = "--set config.n_estimators=3 --model xgboost --no-chips --predictors TA,SW_IN --static igbp --target NEE"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,8 @@ import xarray as xr
 from fluxcube.cubes.own_days import add_steps, check_options, chunks_of
 from fluxcube.cubes.own_maps import at_towers, on_cells
 from fluxcube.cubes.own_values import DATE_DIM, Source, read_values, within_limits
+from fluxcube.cubes.selection import Cube, as_cube
+from fluxcube.cubes.supplied import supplied_predictors, supplied_values
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DRIVERS, PARTS, STACKS, driver_sources, validate_cube, validate_forcing, variable_coords
@@ -25,15 +27,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Values: TypeAlias = (
+    "xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike[str]"
+)
+
 _CELLS = ("latitude", "longitude")
 #: Entry of each array of a stack where the predictor has a value; where it has none, the array's missing value.
 _WITH_VALUE = {"_qc": 0, "_coverage": 1, "_quality": 1}
 
 
 def add_predictor(
-    cube: xr.Dataset,
+    cube: Cube,
     name: str,
-    values: xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike,
+    values: xr.DataArray
+    | xr.Dataset
+    | pd.DataFrame
+    | pd.Series
+    | Mapping[str, float]
+    | str
+    | os.PathLike
+    | None = None,
     *,
     units: str | None = None,
     column: str | None = None,
@@ -48,17 +61,18 @@ def add_predictor(
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube or forcing, hourly or daily, lazy or in RAM; it is not changed.
     name : str
         Declared name.
-    values : DataArray, Dataset, DataFrame, Series, mapping or path
+    values : DataArray, Dataset, DataFrame, Series, mapping or path, optional
         Series of sites, with the dimensions or columns ``site`` and ``time`` (or ``date``, ``day``), only ``site`` for
         static predictors; a mapping of sites to numbers; or a map with the dimensions ``latitude`` and ``longitude``,
         and ``time`` unless it is static. A Dataset or table has the values in the variable or column `name`. A path is
         a NetCDF file or a CSV table. Sites are matched by name. A tower has the value of the map's pixel that contains
         it. A cell has the mean of the pixels within it, weighted by area, or the value of the pixel that contains its
-        centre if pixels are larger than cells.
+        centre if pixels are larger than cells. By default those of an installed package that supplies the predictor
+        (`fluxcube.extensions`), which declares it and has its own options.
     units : str, optional
         Units of `values`, by default those of its attribute ``units``; a table without units is taken to be in the
         declared ones. Other units are converted.
@@ -82,8 +96,11 @@ def add_predictor(
     Raises
     ------
     ConfigError
-        If `name` is not declared or in the cube already; if `values` have no units, units of another quantity, or
-        mostly values beyond the declared bounds; or if no site has a value in its years, or no cell has one.
+        If `name` is not declared or in the cube already; if there are no `values`, and no package supplies them; if
+        they have no units, units of another quantity, or mostly values beyond the declared bounds; or if no site has a
+        value in its years, or no cell has one.
+    ExtensionError
+        If the package that supplies the values cannot be used.
     SchemaError
         If `cube` is neither a cube nor a forcing, or `values` have other dimensions, times that are no dates, or two
         values for one site and time.
@@ -102,6 +119,9 @@ def add_predictor(
     [4.0, 11.5]
     >>> forget("SOC")
     """
+    cube = as_cube(cube)
+    if values is None:
+        return _supplied(cube, name, units=units, column=column, hold_days=hold_days - 1, delay_days=delay_days)
     row = _declared(name)
     grid = _is_grid(cube)
     _check_absent(cube, name)
@@ -122,6 +142,28 @@ def add_predictor(
         timing = json.loads(str(cube.attrs.get(TIMING, "{}"))) | {name: [int(hold_days), delay]}
         out = out.assign_attrs({TIMING: json.dumps(timing)})
     return validate_forcing(out) if grid else validate_cube(out)
+
+
+def with_supplied(cube: xr.Dataset, names: Iterable[str]) -> xr.Dataset:
+    """Return a cube or forcing with those of some predictors that it lacks and installed packages supply.
+
+    Errors are those of `fluxcube.add_predictor`.
+    """
+    present, table = {*map(str, cube["variable"].values), *map(str, cube.coords)}, supplied_predictors()
+    for name in dict.fromkeys(names):
+        if name not in present and name in table:
+            cube = add_predictor(cube, name)
+    return cube
+
+
+def _supplied(cube: xr.Dataset, name: str, **options: object) -> xr.Dataset:
+    """Return a cube with the values that a package supplies; refuse options, which the package determines."""
+    if given := [option for option, value in options.items() if value]:
+        raise ConfigError(f"{name}: {', '.join(given)} has no effect without values: pass values, or leave it out.")
+    _is_grid(cube)
+    _check_absent(cube, name)
+    one, values = supplied_values(name, cube)
+    return add_predictor(cube, name, values, hold_days=one.hold_days, delay_days=one.delay_days)
 
 
 def _declared(name: str) -> Variable:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,11 +17,11 @@ from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.cubes.drivers import use_drivers
 from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
-from fluxcube.errors import ConfigError, unknown
+from fluxcube.errors import ConfigError, StoreError, to_type, unknown
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_BEFORE, SURFACE_DIMS, TOWER, validate_cube
 from fluxcube.stores.origin import as_opened, derived
-from fluxcube.stores.reading import dask_chunked, open_store
+from fluxcube.stores.reading import dask_chunked, is_url, open_store
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", *SURFACE_ARRAYS)
 #: Chunks of two years: a later selection with .sel reads little more than it needs, and the graph of a thousand sites
@@ -30,6 +32,11 @@ _CHIP_BEFORE = np.timedelta64(32, "D")
 
 Box = tuple[float, float, float, float]
 Time = slice | tuple | str
+#: A cube that is open, or the path or URL of its store.
+Cube: TypeAlias = xr.Dataset | str | os.PathLike
+
+#: Endings of the files from which cubes are built.
+_RAW = (".zip", ".csv", ".gz", ".txt", ".nc", ".hdf", ".tif", ".pkl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,23 @@ class Selection:
             _ends(self.time)
 
 
+def as_cube(cube: Cube) -> xr.Dataset:
+    """Return a cube: an open one as it is, that of a path or URL opened lazily.
+
+    Raises
+    ------
+    StoreError
+        If there is no cube at the path; of a folder of raw files, the message names the command that builds one.
+    ConfigError
+        If it is neither.
+    """
+    if isinstance(cube, xr.Dataset):
+        return cube
+    if isinstance(cube, str | os.PathLike):
+        return open_cube(cube, Selection())
+    raise ConfigError(f"cube: expected a Dataset, or the path or URL of a cube, found {type(cube).__name__}.")
+
+
 def open_cube(
     store: str | os.PathLike,
     selection: Selection,
@@ -100,6 +124,7 @@ def open_cube(
     ConfigError
         If nothing is left of the cube, or a limit does not suit its resolution.
     """
+    _check_built(store)
     whole = open_store(store, kind="cube", dask=False, storage_options=storage_options, version=version)
     check_limits(whole, selection.max_qc, selection.max_fill_days, selection.min_quality)
     chosen = _at_sites(whole, selection)
@@ -116,6 +141,22 @@ def open_cube(
     if selection.min_quality is not None:
         ds = mask_quality(ds, selection.min_quality)
     return scale_by_bounds(ds) if selection.normalized else ds
+
+
+def _check_built(store: str | os.PathLike) -> None:
+    """Refuse a folder of raw files, or one that contains the cube (StoreError)."""
+    if is_url(store) or not Path(store).is_dir() or (Path(store) / "zarr.json").exists():
+        return
+    names = sorted(path.name for path in Path(store).iterdir())
+    inside = [name for name in names if name.endswith(".zarr")]
+    if inside:
+        raise StoreError(f"{store}: a folder that contains {', '.join(inside[:5])}: pass {Path(store) / inside[0]}.")
+    if any(name.lower().endswith(_RAW) for name in names):
+        build = to_type(
+            python=f'fluxcube.build_carbonsense("{store}", "carbonsense.zarr")',
+            shell=f"`fluxcube build {store} carbonsense.zarr`",
+        )
+        raise StoreError(f"{store}: a folder of raw files, where a cube was expected: build it with {build}.")
 
 
 def _selected(spanned: xr.Dataset, chosen: np.ndarray, selection: Selection) -> xr.Dataset:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
+from fluxcube.cubes.own import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import (
@@ -72,7 +74,7 @@ _COPIED = ("latitude_bnds", "longitude_bnds", "cell_area")
 
 def upscale(
     model: AnyModel,
-    forcing: xr.Dataset,
+    forcing: Forcing,
     *,
     targets: Sequence[str] | None = None,
     time: slice | None = None,
@@ -99,7 +101,7 @@ def upscale(
     model : Predictor, path or Run, or a sequence of these
         A trained model; several are mixed with equal weights (`fluxcube.load_model`). The Dask graph contains its path
         and digest, not its weights; each process reads it once, onto its GPU if it has one.
-    forcing : xr.Dataset
+    forcing : xr.Dataset, path or URL
         A forcing cube, as `fluxcube.open_forcing` returns it, of the resolution of the model. Its chunks of latitude
         and longitude are kept: rechunk it to change them.
     targets : sequence of str, optional
@@ -167,11 +169,23 @@ def upscale(
     References
     ----------
     Meyer & Pebesma 2021 (dissimilarity, area of applicability), doi:10.1111/2041-210X.13650.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_cube, example_forcing
+    >>> run = fc.fit(example_cube(sites=12, days=6), model="sw-linear", out=tempfile.mkdtemp(), bands=())
+    >>> maps = upscale(run, example_forcing(days=2))
+    >>> dict(maps.NEE.sizes), int(maps.NEE[12].isnull().sum())  # one cell is ocean
+    ({'time': 48, 'latitude': 3, 'longitude': 4}, 1)
     """
+    forcing = as_forcing(forcing)
     predictor = described(model, device)
     source = named(origin(forcing), "forcing") | named(origin_of(forcing.attrs, "era5"), "era5")
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
+    forcing = with_supplied(forcing, (*predictor.spec.predictors, *predictor.spec.static))
     check_units(forcing)
     check_static_units(predictor.spec, forcing)
     options = predictor.options(

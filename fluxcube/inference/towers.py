@@ -10,6 +10,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
+from fluxcube.cubes.own import with_supplied
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
@@ -42,7 +44,7 @@ log = logging.getLogger(__name__)
 
 def predict(
     model: AnyModel,
-    cube: xr.Dataset,
+    cube: Cube,
     *,
     stride: int | None = None,
     min_context: int | None = None,
@@ -62,7 +64,7 @@ def predict(
     ----------
     model : Predictor, path or Run, or a sequence of these
         A trained model; several are mixed with equal weights (`fluxcube.load_model`).
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube or a selection of it. Windows and trailing means begin at its first time step: select some time
         before the period of interest, too, or no period.
     stride : int, optional
@@ -123,12 +125,25 @@ def predict(
         error; if there is no such device.
     DeviceError
         If a GPU fails, or its memory is too small for one window.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=12, days=6)
+    >>> run = fc.fit(cube, model="sw-linear", out=tempfile.mkdtemp())
+    >>> predicted = predict(run, cube.sel(site=list(run.split.test)))
+    >>> predicted.NEE.dims, predicted.NEE.attrs["units"], bool(predicted.in_training.any())
+    (('site', 'time'), 'umol m-2 s-1', False)
     """
+    cube = as_cube(cube)
     predictor = as_predictor(model, device)
     validate_cube(cube)
     source = named(origin(cube), "cube")
     cube = cube if drivers is None else use_drivers(cube, drivers)
     check_resolution(cube, predictor.resolution, "this model")
+    cube = with_supplied(cube, (*predictor.spec.predictors, *predictor.spec.static))
     check_units(cube[["predictors"]])
     check_static_units(predictor.spec, cube)
     _check_clock(cube, predictor)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from typing import Literal, overload
 
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.selection import as_cube
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.maps.axes import Grid, standard_names
 from fluxcube.maps.hours import join_hours
@@ -22,6 +24,7 @@ from fluxcube.maps.site_cells import (
     property_of,
     static_property,
 )
+from fluxcube.maps.store import as_maps
 from fluxcube.stores.origin import derived_attrs
 
 Labelled = xr.Dataset | xr.DataArray
@@ -40,33 +43,33 @@ _STORE_ATTRS = ("kind", "complete", "regions", "regions_done")
 
 @overload
 def sample_at_sites(
-    maps: xr.Dataset,
-    cube: Labelled,
+    maps: xr.Dataset | str | os.PathLike,
+    cube: Labelled | str | os.PathLike,
     *,
     method: Method = ...,
     match_igbp: bool | xr.DataArray | None = ...,
-    max_distance: float | None = ...,
+    max_distance_km: float | None = ...,
 ) -> xr.Dataset: ...
 
 
 @overload
 def sample_at_sites(
     maps: xr.DataArray,
-    cube: Labelled,
+    cube: Labelled | str | os.PathLike,
     *,
     method: Method = ...,
     match_igbp: bool | xr.DataArray | None = ...,
-    max_distance: float | None = ...,
+    max_distance_km: float | None = ...,
 ) -> xr.DataArray: ...
 
 
 def sample_at_sites(
-    maps: Labelled,
-    cube: Labelled,
+    maps: Labelled | str | os.PathLike,
+    cube: Labelled | str | os.PathLike,
     *,
     method: Method = "nearest",
     match_igbp: bool | xr.DataArray | None = None,
-    max_distance: float | None = None,
+    max_distance_km: float | None = None,
 ) -> Labelled:
     """Sample maps, or any gridded product, at the towers of a cube.
 
@@ -74,11 +77,11 @@ def sample_at_sites(
 
     Parameters
     ----------
-    maps : xr.Dataset or xr.DataArray
+    maps : xr.Dataset, xr.DataArray, path or URL
         Maps with dimensions latitude and longitude (or lat and lon, or axes with these standard names), in any order
         and direction, longitudes from -180 to 180 or from 0 to 360, across the antimeridian or not. A dimension hour
         beside time steps of a day is joined with time to hourly time steps.
-    cube : xr.Dataset or xr.DataArray
+    cube : xr.Dataset, xr.DataArray, path or URL
         Towers: a cube, or other data with the coordinates site, latitude and longitude along the dimension site.
     method : {"nearest", "bilinear"}
         The cell that contains a tower, or interpolation between the centres of the four cells around it. Beyond the
@@ -89,7 +92,7 @@ def sample_at_sites(
         Use the nearest cell of the tower's IGBP class, at most 2 cells away along each axis, instead of the cell that
         contains the tower; True: by the variable or coordinate igbp of the maps (codes, or numbers of MCD12Q1); an
         array (latitude, longitude): by these classes, on any grid. A tower without such a cell has no value.
-    max_distance : float, optional
+    max_distance_km : float, optional
         Where the cell of a tower has no value at any time (sea, lake), use the nearest cell that has one, if its centre
         is at most this distance (km) from the tower. For this, the values of the towers' cells are read. By default no
         other cell is used.
@@ -120,17 +123,19 @@ def sample_at_sites(
     >>> towers.NEE.dims, towers.cell_longitude.item(), round(towers.cell_distance.item(), 1)
     (('site', 'time'), 8.25, 11.7)
     """
-    _check_options(maps, method, match_igbp, max_distance)
+    maps = maps if isinstance(maps, xr.DataArray) else as_maps(maps)
+    cube = cube if isinstance(cube, xr.DataArray) else as_cube(cube)
+    _check_options(maps, method, match_igbp, max_distance_km)
     towers = _towers(cube)
     named = _with_chunks(standard_names(maps if isinstance(maps, xr.Dataset) else maps.to_dataset(name=_ARRAY)))
     grid = Grid.of(named)
     cells = SiteCells.at(grid, towers)
     if match_igbp is not None and match_igbp is not False:
-        cells.match(towers, class_lookup(named, grid, match_igbp), max_distance)
-    elif max_distance is not None:
-        cells.move_to_data(towers, data_lookup(named, grid), max_distance)
+        cells.match(towers, class_lookup(named, grid, match_igbp), max_distance_km)
+    elif max_distance_km is not None:
+        cells.move_to_data(towers, data_lookup(named, grid), max_distance_km)
     of_cells = _cell_coords(named, grid, towers, cells)
-    if max_distance is None and "cell_land_fraction" in of_cells:
+    if max_distance_km is None and "cell_land_fraction" in of_cells:
         cells.note_sea(of_cells["cell_land_fraction"][1])
     values = {
         str(name): _sampled(array, grid, towers, cells, method)
@@ -143,7 +148,7 @@ def sample_at_sites(
         )
     coords: dict[Hashable, object] = {**_kept_coords(named), **towers.coords}
     coords.update(of_cells)
-    text = cells.report(method, match_igbp, max_distance)
+    text = cells.report(method, match_igbp, max_distance_km)
     attrs = {key: value for key, value in derived_attrs(named.attrs).items() if key not in _STORE_ATTRS} | {
         SAMPLING: text
     }
@@ -154,7 +159,7 @@ def sample_at_sites(
 
 
 def _check_options(
-    maps: object, method: str, match_igbp: bool | xr.DataArray | None, max_distance: float | None
+    maps: object, method: str, match_igbp: bool | xr.DataArray | None, max_distance_km: float | None
 ) -> None:
     if not isinstance(maps, xr.Dataset | xr.DataArray):
         raise SchemaError(f"maps: expected an xarray Dataset or DataArray, found {type(maps).__name__}.")
@@ -166,8 +171,8 @@ def _check_options(
         raise ConfigError(f"match_igbp: expected True or an array of classes, found {type(match_igbp).__name__}.")
     if method == "bilinear" and match_igbp is not None and match_igbp is not False:
         raise ConfigError('match_igbp selects one cell: use it with method="nearest", without interpolation.')
-    if max_distance is not None and not 0 <= max_distance < np.inf:
-        raise ConfigError(f"max_distance: expected a distance of at least 0 km, or None, found {max_distance!r}.")
+    if max_distance_km is not None and not 0 <= max_distance_km < np.inf:
+        raise ConfigError(f"max_distance_km: expected a distance of at least 0 km, or None, found {max_distance_km!r}.")
 
 
 def _towers(cube: Labelled) -> xr.Dataset:

@@ -16,6 +16,7 @@ from fluxcube.geometry import cell_area, cell_bounds, west_to_east
 from fluxcube.maps.geotiff import write_geotiff
 from fluxcube.maps.means import refuse_standard_deviation
 from fluxcube.maps.periods import steps_of
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.stores.files import replacing
 from fluxcube.units import convert
 from fluxcube.variables import targets
@@ -30,7 +31,7 @@ _STEPS = {3600: "hourly", 86400: "daily"}
 
 
 def export_maps(
-    maps: xr.Dataset,
+    maps: Maps,
     path: str | os.PathLike,
     *,
     format: str | None = None,
@@ -43,7 +44,7 @@ def export_maps(
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         Result of `fluxcube.open_maps`, `fluxcube.mean_maps` or `fluxcube.mean_cycle`.
     path : path
         A file (``.nc``; ``.tif`` for one variable), or a folder that exists: then one file for each variable and year,
@@ -101,6 +102,7 @@ def export_maps(
     ...     [path.name for path in export_maps(days, folder, variables="NEE")]
     ['NEE_2018_025_daily.nc']
     """
+    maps = as_maps(maps)
     path = Path(path)
     format = _format(path, format)
     if variables is None:

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -21,7 +21,7 @@ from fluxcube.exports.netcdf import SUFFIXES
 from fluxcube.maps.inputs import expected_files, input_paths
 from fluxcube.maps.netcdf import files_of, open_exported
 from fluxcube.maps.regions import DIMS, Region, even_chunks, region_tasks, regions, sent_bytes
-from fluxcube.maps.workers import workers_for
+from fluxcube.maps.workers import connected, workers_for
 from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DEVICE, REGION_BYTES, validate_maps
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger(__name__)
+
+#: Maps that are open, or the path or URL of their store.
+Maps: TypeAlias = xr.Dataset | str | os.PathLike
 
 #: Maximum number of time steps that a reader decompresses at once: ten days of hours.
 _CHUNK_STEPS = 240
@@ -93,8 +96,8 @@ def write_maps(
         threads of this process. Default: the active Dask client, else processes, or threads for a small job and for a
         forcing in RAM (`load`, `persist`), which processes would receive with each task.
     patience : float, optional
-        Seconds to wait for a scheduler and its first worker (by default 180), and, when all workers are lost or silent,
-        for a sign of life of one (by default 900).
+        Seconds to wait for a scheduler (by default 8), for its first worker (180), and, when all workers are lost or
+        silent, for a sign of life of one (900).
     progress : callable, optional
         ``progress(done, total, text)`` at the start and after each region; the text reports the land cells times
         time steps that are done, their number per second and the time left; at the start, the workers and the address
@@ -116,11 +119,20 @@ def write_maps(
     ConfigError
         If the chunks of the maps are not of one size along each dimension, or do not fit in RAM; if a process that
         computes has no such device as the maps require, or, with device="auto", some have a GPU and others do not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fluxcube.simulation.example import example_maps
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_maps(example_maps(days=2).chunk(time=24), f"{folder}/maps.zarr", scheduler="threads")
+    ...     sorted(open_maps(path).data_vars)
+    ['GPP_NT', 'NEE', 'RECO_NT']
     """
     maps, path = even_chunks(validate_maps(maps)), target(store, storage_options)
     task_bytes, device = int(maps.attrs.pop(REGION_BYTES, 0)), str(maps.attrs.pop(DEVICE, "cpu"))
     every = regions(maps)
-    with writing(path) as lock:
+    with connected(scheduler, patience) as client, writing(path) as lock:  # no store is made for one that is not there
         is_new = _prepare(path, maps, len(every), overwrite, resume)
         done = done_regions(path)
         todo = [region for key, region in every.items() if key not in done]
@@ -135,9 +147,7 @@ def write_maps(
             try:
                 sent = functools.partial(_sent_bytes, maps, path, todo)
                 inputs = functools.partial(_inputs, maps, path, todo)
-                with workers_for(
-                    scheduler, workers, cell_steps, task_bytes, path, sent, patience, device, inputs
-                ) as team:
+                with workers_for(client, workers, cell_steps, task_bytes, path, sent, patience, device, inputs) as team:
                     report.begin(team.text)
                     writer = RegionWriter(maps, path, team, report)
                     writer.write(todo)
@@ -157,6 +167,15 @@ def _used(devices: Sequence[str], precision_error: float | None) -> dict[str, ob
     """Return attributes that record what computed maps: devices, and the error of a precision below float32."""
     used: dict[str, object] = {DEVICE: ", ".join(devices)} if devices else {}
     return used if precision_error is None else used | {"precision_error": round(precision_error, 6)}
+
+
+def as_maps(maps: Maps) -> xr.Dataset:
+    """Return maps: open ones as they are, those of a path or URL opened lazily (ConfigError if it is neither)."""
+    if isinstance(maps, str | os.PathLike):
+        return open_maps(maps)
+    if isinstance(maps, xr.Dataset):
+        return maps
+    raise ConfigError(f"maps: expected a Dataset, or the path or URL of maps, found {type(maps).__name__}.")
 
 
 def open_maps(

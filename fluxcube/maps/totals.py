@@ -15,6 +15,7 @@ from fluxcube.maps.group_means import GroupMeans, group_areas, group_means
 from fluxcube.maps.means import refuse_standard_deviation
 from fluxcube.maps.periods import Periods, check_every, steps_of
 from fluxcube.maps.shares import Groups, by_class, by_latitude, by_region, everywhere
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.maps.wetland import FLUX, needs_wetland, wetland_steps
 from fluxcube.units import convert
 
@@ -49,12 +50,12 @@ _KINDS = {
 
 
 def totals(
-    maps: xr.Dataset,
+    maps: Maps,
     *,
     by: str | None = None,
     regions: str | os.PathLike | Mapping[str, object] | None = None,
     every: str | None = None,
-    fluxes: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
     name: str = "name",
     latitude_step: float = 10.0,
     min_coverage: float = 0.9,
@@ -72,7 +73,7 @@ def totals(
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         Hourly (or daily, or monthly) flux maps (time, latitude, longitude) with the coordinate land_fraction, as
         returned by `fluxcube.upscale` and `fluxcube.open_maps`. Cell areas come from the coordinate cell_area (m2)
         if there is one, else from the WGS84 ellipsoid between latitude_bnds and longitude_bnds, or between the
@@ -85,7 +86,7 @@ def totals(
         spread evenly.
     every : {"month", "year"}, optional
         One total for each calendar month or year (UTC). By default one total for the whole period of the maps.
-    fluxes : sequence of str, optional
+    targets : sequence of str, optional
         By default all of NEE, GPP, RECO, FCH4, LE and H in the maps.
     name : str
         Property of a GeoJSON feature that contains its name.
@@ -124,7 +125,7 @@ def totals(
         FCH4 is among the fluxes without a wetland fraction, or the wetland fraction does not fit; if NAME_std is among
         the fluxes.
     UnknownNameError
-        If the maps do not contain one of `fluxes`.
+        If the maps do not contain one of `targets`.
 
     Notes
     -----
@@ -144,7 +145,8 @@ def totals(
     >>> total.NEE.attrs["units"], float(total.NEE_coverage)
     ('PgC yr-1', 1.0)
     """
-    names = _names(maps, fluxes)
+    maps = as_maps(maps)
+    names = _names(maps, targets)
     _check_units(maps, names)
     _check_wetland(maps, names, wetland)
     check_every(every, ("month", "year"))
@@ -176,7 +178,7 @@ def _check_wetland(maps: xr.Dataset, names: Sequence[str], wetland: xr.DataArray
         raise ConfigError(
             f"totals: {FLUX} is measured over wetlands, so that its total needs the area of wetland: pass "
             "wetland=, the share of each cell that is wetland (such as WAD2M, doi:10.5194/essd-13-2001-2021)"
-            + (f", or fluxes={others} for the others." if others else ".")
+            + (f", or targets={others} for the others." if others else ".")
         )
     if wetland is not None and FLUX not in names:
         raise ConfigError(f"totals: wetland= weighs {FLUX}, which is not among the fluxes: leave it out.")

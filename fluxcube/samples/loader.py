@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError, missing_package
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
@@ -17,7 +18,6 @@ from fluxcube.samples.windows import cut, gather
 
 if TYPE_CHECKING:
     import torch
-    import xarray as xr
     from torch.utils.data import DataLoader
 
 #: Settings that must be equal for a saved position to be valid: same epochs and same batches.
@@ -53,10 +53,11 @@ class WindowOptions(TypedDict, total=False):
 
 
 def load_windows(
-    cube: xr.Dataset,
+    cube: Cube,
     spec: FeatureSpec | None = None,
     *,
     sites: Sequence[str] | None = None,
+    predictors: str | Sequence[str] | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
     progress: Callable[[int, int, str], None] | None = None,
@@ -66,13 +67,15 @@ def load_windows(
 
     Parameters
     ----------
-    cube : xr.Dataset
-        As `fluxcube.open_carbonsense` returns it, or a selection of it; the time axis may have gaps.
+    cube : xr.Dataset, path or URL
+        As `fluxcube.open_carbonsense` returns it, or a selection of it; the time axis may have gaps. Or its store.
     spec : FeatureSpec, optional
         Inputs and targets, e.g. ``train.spec`` for the validation towers; by default `cube_spec`'s: all predictors with
         data, the chips, and NEE.
     sites : sequence of str, optional
         Towers; by default all with an hour in the cube.
+    predictors : str or sequence of str, optional
+        Inputs of the default `spec`, as `fluxcube.fit` takes them: names, "grid" or "common".
     max_qc : int, None or "default"
         Maximum flag of the hourly fluxes that are used, by default 1; None uses all. The spec has that of the
         predictors.
@@ -103,10 +106,13 @@ def load_windows(
     >>> batch["inputs"].shape, batch["images"].shape, batch["targets"].shape
     ((16, 48, 6), (16, 4, 9, 64), (16, 1, 1))
     """
+    if spec is not None and predictors is not None:
+        raise ConfigError("predictors: the spec has its own; pass predictors without spec.")
+    cube = as_cube(cube)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
     sites = sites_with_hours(cube) if sites is None else sites
-    spec = cube_spec(cube, sites) if spec is None else spec
+    spec = cube_spec(cube, sites, predictors=predictors) if spec is None else spec
     return Windows(load_towers(cube, sites, spec, limit, progress), **options)
 
 

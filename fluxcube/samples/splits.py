@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import xarray as xr
 
-from fluxcube.errors import ConfigError, SplitError, unknown
-from fluxcube.parsing import read_text
+from fluxcube.cubes.selection import as_cube
+from fluxcube.errors import ConfigError, SplitError, to_type, unknown
 from fluxcube.samples.benchmark_splits import benchmark_split
-from fluxcube.samples.clusters import Places, cluster_sites, neighbours
-from fluxcube.samples.partition import PARTS, Split, load_folds, save_folds
-from fluxcube.samples.site_lists import site_list, site_lists
+from fluxcube.samples.cluster_splits import kfold, per_igbp
+from fluxcube.samples.clusters import Places, cluster_sites
+from fluxcube.samples.default_split import default_split
+from fluxcube.samples.listed_split import sites_split
+from fluxcube.samples.partition import Split, load_folds, save_folds
 from fluxcube.samples.time_splits import described_split, time_split, warm_site
 
 __all__ = [
     "KINDS",
     "Split",
     "cluster_sites",
+    "default_split",
     "extrapolation",
     "kfold",
     "load_folds",
@@ -35,13 +38,16 @@ __all__ = [
     "per_igbp",
     "save_folds",
     "sites_split",
+    "split",
     "split_for",
     "time_split",
     "warm_site",
 ]
 
 #: Kinds of splits of `make_splits`, and the first word of the text that `split_for` takes.
-KINDS = ("per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites")
+KINDS = ("auto", "per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites")
+#: A split as `fluxcube.fit` takes it: a Split, a list of one, a kind, or a file.
+SplitChoice: TypeAlias = Split | Sequence[Split] | str | os.PathLike
 #: First word of the splits of published benchmarks, ``benchmark:fluxtrapolation/TA40``.
 _BENCHMARK = "benchmark"
 #: The three settings of FLUXtrapolation.
@@ -49,120 +55,6 @@ SETTINGS = ("time", "space", "temperature")
 
 #: Distance that separates blocks (km): towers this far apart seldom share weather or a region's management.
 _BLOCK_KM = 150.0
-
-
-def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
-    """Split towers class by class: of n sites about min(5, ceil(n / 5)) test, the rest 80/20 train and val.
-
-    Clusters move whole, so a class may get more or fewer than its share.
-
-    Parameters
-    ----------
-    cube : xr.Dataset
-        With latitude, longitude and igbp on site.
-    seed : int
-        Of the draw.
-    buffer_km : float
-        Towers closer than this are on one side; 0 reproduces the CarbonSense paper.
-
-    Returns
-    -------
-    Split
-
-    Raises
-    ------
-    SplitError
-        If fewer than half of the sites are training sites.
-
-    References
-    ----------
-    Fortier et al. 2024, arXiv:2406.04940.
-    """
-    places = Places.of(cube, buffer_km)
-    rng = np.random.default_rng(seed)
-    test = places.draw({c: min(5, math.ceil(0.2 * n)) for c, n in Counter(places.igbp).items()}, rng)
-    rest = [g for g in places.groups if g not in test]
-    split = _rest_split(places, places.at(test), places.at(rest), rng, kind="per_igbp", seed=seed) if rest else None
-    training = len(split.train) if split else 0
-    if split is None or 2 * training < len(places.sites):
-        raise SplitError(
-            f"only {training} of {len(places.sites)} sites would train: use kfold(cube, k=5) and average the folds, or "
-            "pass your own Split."
-        )
-    return split
-
-
-def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0, val_km: float | None = None) -> list[Split]:
-    """Split towers into k folds of whole clusters; each is the test of one split, and a fifth of the rest its val.
-
-    Classes are spread over the folds as evenly as whole clusters allow: no move of a cluster to another fold, and no
-    exchange of two, brings the folds' numbers of sites, by class and in all, nearer to a k-th.
-
-    Parameters
-    ----------
-    cube : xr.Dataset
-        With latitude, longitude and igbp on site.
-    k : int
-        Folds, 2 or more.
-    seed : int
-        Of the draw.
-    buffer_km : float
-        Towers closer than this are on one side; 150 tests on distant blocks.
-    val_km : float, optional
-        Validate on blocks this far from the training towers, so that what is chosen there suits new regions rather
-        than neighbours; by default `buffer_km`.
-
-    Returns
-    -------
-    list of Split
-        k of them; every site is tested once.
-
-    Raises
-    ------
-    SplitError
-        If there are fewer clusters than folds, or so few that a fold would leave none to train.
-    """
-    places = Places.of(cube, buffer_km)
-    val_km = buffer_km if val_km is None else val_km
-    if len(places.groups) < 2:
-        raise SplitError(f"all towers are one cluster: each is within {buffer_km:g} km of another; reduce buffer_km.")
-    if not 2 <= k <= len(places.groups):
-        raise SplitError(f"k must be 2..{len(places.groups)}, the number of clusters; found {k}.")
-    if val_km < buffer_km:
-        raise SplitError(f"val_km must be buffer_km ({buffer_km:g}) or more, else a cluster is cut; found {val_km:g}.")
-    rng = np.random.default_rng(seed)
-    splits: list[Split] = []
-    for fold in places.deal(k, rng):
-        test, rest = places.at(fold), places.at(g for g in places.groups if g not in fold)
-        kind = f"kfold {len(splits) + 1} of {k}"
-        splits.append(_rest_split(places, test, rest, rng, kind=kind, seed=seed, val_km=val_km))
-    return splits
-
-
-def _rest_split(
-    places: Places,
-    test: list[int],
-    rest: list[int],
-    rng: np.random.Generator,
-    *,
-    kind: str,
-    seed: int,
-    val_km: float | None = None,
-    notes: tuple[str, ...] = (),
-) -> Split:
-    """Draw a fifth of the `rest` for validation, in whole groups; the others are training sites."""
-    left = places.take(rest, val_km)
-    val = left.draw(left.share(0.2, rng), rng) if len(left.groups) > 1 else set()
-    if not val and len(left.groups) > 1:
-        val = {min(left.groups, key=lambda g: (len(left.members[g]), g))}
-    if len(val) == len(left.groups):
-        raise SplitError(f"no cluster of {len(places.groups)} is left to train: use fewer folds or a smaller buffer.")
-    parts = [left.at(g for g in left.groups if g not in val), left.at(val)]
-    named = [[left.sites[i] for i in part] for part in parts] + [[places.sites[i] for i in test]]
-    far = (
-        () if val_km in (None, places.buffer_km) else (f"validation blocks are more than {val_km:g} km from training",)
-    )
-    return described_split(places, named, kind=kind, seed=seed, buffer_km=places.buffer_km, notes=(*notes, *far))
 
 
 def extrapolation(
@@ -249,95 +141,6 @@ def _mean_temperature(cube) -> np.ndarray:
     return mean
 
 
-def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
-    """Split by a list of sites in a text file, or by a list that fluxcube ships.
-
-    A line is a site, or a site and its part (``US-Ha1,train``); a site alone tests; ``#`` begins a comment. If none
-    trains, all others train, a fifth of them validating, clusters whole; if none tests, all others test. The list
-    "xbase" contains the 295 training sites of FLUXCOM-X-BASE: they train, a fifth of them validating, clusters whole,
-    and all other sites of the cube test. A tower
-    within the buffer of a test tower does not train, nor validate, nor one near a validation tower train: they are
-    left out, and named in the notes, as is what the cube lacks.
-
-    Parameters
-    ----------
-    cube : xr.Dataset
-        With latitude, longitude and igbp on site.
-    path : path
-        The file, or the name of a list (`fluxcube.samples.site_lists`); a file of that name comes first.
-    seed : int
-        Of the draw of val.
-    buffer_km : float
-        0 takes the lists as they are.
-
-    Returns
-    -------
-    Split
-
-    Raises
-    ------
-    SplitError
-        If the file cannot be read, names a part that is none, or leaves no site to train or test.
-    """
-    shipped = os.fspath(path) in site_lists() and not Path(path).exists()
-    listed = dict(site_list(os.fspath(path))) if shipped else _listed(Path(path))
-    places = Places.of(cube, buffer_km)
-    at = {site: i for i, site in enumerate(places.sites)}
-    absent = [site for site in listed if site not in at]
-    parts = {p: [at[s] for s, part in listed.items() if part == p and s in at] for p in PARTS}
-    others = [i for site, i in at.items() if site not in listed]
-    if not any(part == "test" for part in listed.values()):
-        parts["test"], others = others, []
-    notes = [f"by {Path(path).name}"]
-    notes += [f"listed, but not in the cube ({len(absent)}): {', '.join(absent)}"] if absent else []
-    rest = not any(part == "train" for part in listed.values())
-    if rest:
-        parts["train"], others = others, []
-    # A list of a user leaves out validation towers on purpose; one of a publication names none for other reasons.
-    drawn = rest or shipped
-    for first, later in (("test", "val"), ("test", "train"), ("val", "train")):
-        near = neighbours(places.latitude, places.longitude, parts[first], buffer_km)
-        gone = [places.sites[i] for i in parts[later] if near[i]]
-        parts[later] = [i for i in parts[later] if not near[i]]
-        notes += [f"left out of {later}, within {buffer_km:g} km of {first} ({len(gone)}): {', '.join(gone)}"] * bool(
-            gone
-        )
-    if others:
-        notes.append(f"not listed, so in no part ({len(others)}): {', '.join(places.sites[i] for i in others)}")
-    for part in ("train", "test"):
-        if not parts[part]:
-            raise SplitError(f"{path} leaves no site to {part}: {'; '.join(notes)}.")
-    kind, rng = f"sites:{Path(path).name}", np.random.default_rng(seed)
-    if drawn and not parts["val"]:
-        return _rest_split(places, parts["test"], parts["train"], rng, kind=kind, seed=seed, notes=tuple(notes))
-    named = [[places.sites[i] for i in sorted(parts[p])] for p in PARTS]
-    return described_split(places, named, kind=kind, seed=seed, buffer_km=buffer_km, notes=tuple(notes))
-
-
-def _listed(path: Path) -> dict[str, str]:
-    """Return the sites of a file, in its order, and the part of each."""
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, ValueError) as error:
-        raise SplitError(
-            f"{path} is not a list of sites: {error}; lists that fluxcube ships: {', '.join(site_lists())}."
-        ) from error
-    out: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        fields = [word.strip() for word in line.partition("#")[0].split(",")]
-        if not fields[0] or (not out and fields[0].lower() == "site"):  # a blank line, or a header
-            continue
-        part = fields[1] if len(fields) > 1 and fields[1] else "test"
-        if part not in PARTS or len(fields) > 2:
-            raise SplitError(f"{path}, line {number}: expected SITE or SITE,part (train, val or test), found {line!r}.")
-        if out.get(fields[0], part) != part:
-            raise SplitError(f"{path}, line {number}: {fields[0]} was listed as {out[fields[0]]} before.")
-        out[fields[0]] = part
-    if not out:
-        raise SplitError(f"{path} lists no site.")
-    return out
-
-
 #: Options of `make_splits` and the kinds that use them; the other kinds reject them.
 _USED_BY = {
     "k": ("kfold", "blocks", "warm-site"),
@@ -365,9 +168,10 @@ def make_splits(
     ----------
     cube : xr.Dataset
         A cube.
-    kind : {"per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites"}
-        What to make; "blocks" are folds of clusters 150 km apart, "warm-site" is made of the folds. Or
-        ``benchmark:NAME``, the split of a published benchmark (`fluxcube.samples.benchmark_splits.benchmark_split`).
+    kind : {"auto", "per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites"}
+        What to make; "auto" is the default of `fluxcube.fit` (`default_split`); "blocks" are folds of clusters 150 km
+        apart, "warm-site" is made of the folds. Or ``benchmark:NAME``, the split of a published benchmark
+        (`fluxcube.samples.benchmark_splits.benchmark_split`).
     k : int, optional
         Of "kfold", "blocks" and "warm-site": folds, by default 5.
     seed : int
@@ -402,11 +206,13 @@ def make_splits(
     if kind == "sites":
         if sites is None:
             raise SplitError(
-                "a split by sites needs the file that lists them: --sites FILE, or --sites xbase (sites= in Python)."
+                "a split by sites needs the file that lists them: pass "
+                + to_type(python="sites=FILE, or sites='xbase'.", shell="--sites FILE, or --sites xbase.")
             )
         return [sites_split(cube, sites, seed=seed, buffer_km=km)]
     folds = functools.partial(kfold, cube, k=5 if k is None else k, seed=seed, buffer_km=km, val_km=val_km)
     makers: dict[str, Callable[[], list[Split]]] = {
+        "auto": lambda: [default_split(cube, seed=seed, buffer_km=km)],
         "per-igbp": lambda: [per_igbp(cube, seed=seed, buffer_km=km)],
         "kfold": folds,
         "blocks": folds,
@@ -417,6 +223,77 @@ def make_splits(
     return makers[kind]()
 
 
+def split(
+    cube: xr.Dataset | str | os.PathLike,
+    kind: str = "auto",
+    *,
+    k: int | None = None,
+    seed: int = 0,
+    buffer_km: float | None = None,
+    val_km: float | None = None,
+    setting: str | None = None,
+    sites: str | os.PathLike | None = None,
+) -> Split | list[Split]:
+    """Split towers into training, validation and test towers, with neighbours in the same part.
+
+    Parameters
+    ----------
+    cube : xr.Dataset, path or URL
+        A cube.
+    kind : {"auto", "per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites"}
+        How to split. "auto" is what `fluxcube.fit` does by default: class by class, or a fold of whole clusters where
+        that would leave too few towers to train. Or ``benchmark:NAME``, the split of a published benchmark.
+    k, seed, buffer_km, val_km, setting, sites
+        As `make_splits` takes them; each is refused where the kind does not use it.
+
+    Returns
+    -------
+    Split or list of Split
+        A list for the kinds "kfold", "blocks" and "warm-site", whose parts are the folds. `fluxcube.fit` takes one of
+        them as ``split=``.
+
+    Raises
+    ------
+    ConfigError
+        If an option is passed that this kind does not use.
+    SplitError
+        If the towers cannot be split so.
+    UnknownNameError
+        If there is no such kind.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> split(example_cube(sites=12, days=2), "kfold", k=4)[0].kind
+    'kfold 1 of 4'
+    """
+    made = make_splits(
+        as_cube(cube), kind, k=k, seed=seed, buffer_km=buffer_km, val_km=val_km, setting=setting, sites=sites
+    )
+    return made if kind in _USED_BY["k"] else made[0]
+
+
+def one_split(cube: xr.Dataset, given: SplitChoice, *, seed: int = 0) -> Split:
+    """Return the split that an option names: a `Split`, the only one of a list, or that of a text (`split_for`).
+
+    Raises
+    ------
+    SplitError
+        If there are several, none, or the text names no split.
+    """
+    if isinstance(given, Split):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return split_for(cube, given, seed=seed)
+    folds = list(given)
+    if len(folds) != 1 or not isinstance(folds[0], Split):
+        raise SplitError(
+            f"split: expected one Split, found a list of {len(folds)}: pass one of them, such as split=folds[0], and "
+            "train a run for each."
+        )
+    return folds[0]
+
+
 def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float | None = None) -> Split:
     """Return the split of a kind, or one read from a file.
 
@@ -425,7 +302,7 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
     cube : xr.Dataset
         A cube.
     text : str or path
-        ``per-igbp``, ``time``, ``kfold:2`` (of 5) or ``kfold:2/10``, ``blocks:1``, ``warm-site:1``,
+        ``auto``, ``per-igbp``, ``time``, ``kfold:2`` (of 5) or ``kfold:2/10``, ``blocks:1``, ``warm-site:1``,
         ``extrapolation:space`` (or time, temperature), ``sites:<file>``, ``sites:xbase``,
         ``benchmark:fluxtrapolation/TA40``; or a split file, or one of folds and the number of one,
         ``towers109.json:2``.
@@ -456,7 +333,7 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
         return make(setting=argument or None)[0]
     if kind == "sites":
         return make(sites=argument or None)[0]
-    if kind in ("per-igbp", "time"):
+    if kind in ("auto", "per-igbp", "time"):
         if argument:
             raise SplitError(f"{kind} takes nothing after it, found {text!r}.")
         return make()[0]

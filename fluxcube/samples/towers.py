@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import OURS, TABLE
@@ -21,7 +22,7 @@ from fluxcube.samples.surface import DEFAULT_COLUMNS, bands_needed, static_featu
 from fluxcube.samples.windows import Series, join
 from fluxcube.schema import SURFACE_DIMS, check_units
 from fluxcube.sources.towers.codes import IMPOSSIBLE
-from fluxcube.variables import BANDS, SURFACE_BANDS, statics, table
+from fluxcube.variables import BANDS, COMPUTED, SURFACE_BANDS, grid_predictors, statics, table
 from fluxcube.variables import predictors as all_predictors
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,11 @@ log = logging.getLogger(__name__)
 _POINTS = ("surface", "surface reflectance: build it with surface=")
 #: A predictor present in less than this fraction of the time steps is left out by default.
 _LEAST_SHARE = 0.01
+#: Column of the number of time steps of a site.
+_STEPS = "steps"
+#: Words for predictors, and the share of the sites that must have those of "common".
+WORDS = ("grid", "common")
+_COMMON = 0.9
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def cube_spec(
     sites: Sequence[str] | None = None,
     *,
     targets: str | Sequence[str] = "NEE",
-    predictors: Sequence[str] | None = None,
+    predictors: str | Sequence[str] | None = None,
     memory_days: Sequence[int] = (),
     bands: Sequence[str] | None = None,
     static: Sequence[str] | None = None,
@@ -118,8 +124,9 @@ def cube_spec(
         Training towers, which decide on predictors and classes; by default all of the cube with an hour in it.
     targets : str or sequence of str
         Fluxes.
-    predictors : sequence of str, optional
-        Predictors; by default all with data in more than 1 % of the sites' hours that are not targets.
+    predictors : str or sequence of str, optional
+        Predictors, or a word of `choose_predictors`; by default all with data in more than 1 % of the sites' hours that
+        are not targets.
     memory_days : sequence of int
         Number of days of the trailing means that are added as inputs.
     bands : sequence of str, optional
@@ -169,15 +176,14 @@ def cube_spec(
     _check_cube(cube, resolution.name)
     limit = resolution.limit(resolution.training_limit) if limit is None else limit
     sites = sites_with_hours(cube) if sites is None else sites
-    if predictors is None:
-        predictors = choose_predictors(cube, sites, targets, limit)
-        log.info("predictors: %s", ", ".join(predictors))
+    predictors = choose_predictors(cube, sites, targets, limit, predictors)
+    log.info("predictors: %s", ", ".join(predictors))
     for name in static or ():
         if name in statics() and name not in cube.coords:
             raise unknown("static predictor of the cube (add it with fluxcube.add_predictor)", name, cube.coords)
     for name in predictors:
         if name not in cube["variable"].values:
-            raise unknown("predictor of the cube", name, cube["variable"].values)
+            raise unknown("predictor of the cube", name, (*cube["variable"].values, *WORDS))
     bands = _cube_bands(cube, bands, pixels)
     columns = default_surface(cube) if surface == DEFAULT else (surface,) if isinstance(surface, str) else surface
     _check_surface(cube, tuple(columns), tuple(static or ()))
@@ -271,27 +277,86 @@ def _classes(cube, sites: Sequence[str], name: str) -> tuple[str, ...]:
     return tuple(sorted(set(site_classes(cube, sites, name)) - {""}))
 
 
-def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], limit: QualityLimit) -> tuple[str, ...]:
-    """Return the predictors present in more than 1 % of the sites' time steps, excluding targets.
+def choose_predictors(
+    cube,
+    sites: Sequence[str],
+    targets: Sequence[str],
+    limit: QualityLimit,
+    requested: str | Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """Return the predictors that were requested by name or by a word; by default all present ones that are no targets.
 
-    A predictor is present where its flag is accepted; a daily one where it has a value.
+    A predictor is present at sites that have it in more than 1 % of their time steps: where its flag is accepted; a
+    daily one where it has a value.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube.
+    sites : sequence of str
+        Training towers.
+    targets : sequence of str
+        Fluxes, which are no predictors.
+    limit : QualityLimit
+        Quality of the predictors that are used.
+    requested : str or sequence of str, optional
+        Names, which are returned as they are, and words: "grid" is what the weather of a grid supplies
+        (`fluxcube.variables.grid_predictors`) and the sites have, "common" what at least 90 % of the sites with any
+        predictor have. Sites that lack a predictor of these words are logged.
 
     Raises
     ------
     ConfigError
         If there is none.
     """
-    resolution = resolution_of(cube)
-    every = all_predictors(resolution.name)
+    names = (requested,) if isinstance(requested, str) else requested
+    if names is not None and not set(names) & set(WORDS):
+        return tuple(names)
+    present = _present(cube, sites, targets, limit)
+    if names is None:
+        return _in_all(present, "no predictor has data in more than 1 % of the training hours: name them yourself.")
+    chosen: list[str] = []
+    for name in names:
+        chosen += _of_word(name, present, resolution_of(cube).name) if name in WORDS else [name]
+    return tuple(dict.fromkeys(chosen))
+
+
+def _present(cube, sites: Sequence[str], targets: Sequence[str], limit: QualityLimit) -> pd.DataFrame:
+    """Return the number of time steps (site, predictor) in which a predictor is accepted, and all of them ("steps")."""
+    every = all_predictors(resolution_of(cube).name)
     names = [str(n) for n in cube["variable"].values if n in every and n not in targets]
-    present, hours = np.zeros(len(names)), 0
+    rows = []
     for site in sites:
         one = site_years(cube, site).sel(variable=names)
-        present += accepted_predictors(one, limit).sum((0, 1))
-        hours += one.sizes["time"]
-    chosen = tuple(name for name, n in zip(names, present, strict=True) if n > _LEAST_SHARE * hours)
+        rows.append([*accepted_predictors(one, limit).sum((0, 1)), one.sizes["time"]])
+    return pd.DataFrame(rows, index=list(sites), columns=[*names, _STEPS])
+
+
+def _in_all(present: pd.DataFrame, fault: str) -> tuple[str, ...]:
+    """Return the predictors with data in more than 1 % of the steps of all sites together (ConfigError if none)."""
+    total = present.sum()
+    chosen = tuple(name for name in present.columns[:-1] if total[name] > _LEAST_SHARE * total[_STEPS])
     if not chosen:
-        raise ConfigError("no predictor has data in more than 1 % of the training hours: name the predictors yourself.")
+        raise ConfigError(fault)
+    return chosen
+
+
+def _of_word(word: str, present: pd.DataFrame, resolution: str) -> tuple[str, ...]:
+    """Return the predictors of a word (ConfigError if there is none), and log the sites that lack one of them."""
+    fault = f"predictors={word!r}: the training towers have none of them; name the predictors yourself."
+    chosen = _in_all(present, fault)
+    has = present[list(present.columns[:-1])].gt(_LEAST_SHARE * present[_STEPS], axis=0)
+    has = has[has.drop(columns=[name for name in COMPUTED if name in has]).any(axis=1)]  # sites with any weather
+    if word == "grid":
+        chosen = tuple(name for name in chosen if name in grid_predictors(resolution))
+    else:
+        chosen = tuple(name for name in chosen if has[name].mean() >= _COMMON)
+    if not set(chosen) - set(COMPUTED):
+        raise ConfigError(fault)
+    for name in chosen:
+        if lacking := has.index[~has[name]].tolist():
+            shown = f"{', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
+            log.warning("%s is missing at %d of %d training towers: %s", name, len(lacking), len(has), shown)
     return chosen
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SplitError, missing_package, unknown
+from fluxcube.errors import ConfigError, SplitError, missing_package, to_type, unknown
 from fluxcube.models import registry
 from fluxcube.resolution import DAILY, QualityLimit, check_resolution, resolution_of
 from fluxcube.samples.features import CHIP_PIXELS
 from fluxcube.samples.splits import Split
-from fluxcube.samples.towers import accepted_predictors, good_fluxes, site_years
+from fluxcube.samples.towers import WORDS, accepted_predictors, good_fluxes, site_years
 from fluxcube.schema import SURFACE_DIMS
 from fluxcube.training.config import TrainingConfig
 
@@ -46,7 +46,7 @@ def check_names(
         if name in targets:
             raise ConfigError(f"{name}: a variable cannot be predictor and target of one model; drop one.")
         if name not in cube["variable"].values:
-            raise unknown("predictor of the cube", name, cube["variable"].values)
+            raise unknown("predictor of the cube", name, (*cube["variable"].values, *WORDS))
     array, dim = ("modis", "band") if pixels == CHIP_PIXELS else ("surface", SURFACE_DIMS[resolution_of(cube).name][1])
     for name in bands or () if array in cube else ():
         if name not in cube[array][dim].values:
@@ -133,8 +133,12 @@ def check_predictors(
     flagged = "" if limit.predictor_flag is None else f" of flag {limit.predictor_flag} or better"
     named = f"{', '.join(missing)}: no training site has a value{flagged}"
     if not further:
-        raise ConfigError(f"{named}; leave it out, or pass no predictors to use all that have values.")
+        raise ConfigError(f"{named}; leave it out, or pass {_typed_grid()} for those of a grid that the towers have.")
     log.warning("%s: the checkpoint's weights for it are not trained further", named)
+
+
+def _typed_grid() -> str:
+    return to_type(python="predictors='grid'", shell="--predictors grid")
 
 
 def never_observed(

@@ -6,16 +6,15 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-import xarray as xr
-
 from fluxcube.cubes.drivers import use_drivers
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.devices import check_device, find_device, needs_card
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
 from fluxcube.models.treedevice import find_tree_device
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
-from fluxcube.samples.splits import Split
+from fluxcube.samples.splits import SplitChoice
 from fluxcube.schema import validate_cube
 from fluxcube.stores.download import bucket_of
 from fluxcube.stores.objects import Bucket, place
@@ -30,12 +29,12 @@ from fluxcube.training.single import Data, train_one
 
 
 def fit(
-    cube: xr.Dataset,
+    cube: Cube,
     *,
     model: str = "ecoperceiver",
     target: str | Sequence[str] | None = None,
     out: str | os.PathLike | Bucket,
-    predictors: Sequence[str] | None = None,
+    predictors: str | Sequence[str] | None = None,
     memory_days: Sequence[int] | None = None,
     bands: Sequence[str] | None = None,
     static: Sequence[str] | None = None,
@@ -44,7 +43,7 @@ def fit(
     lookahead: int | None = None,
     pixels: int | None = None,
     images: Sequence[str] | None = None,
-    split: Split | str | os.PathLike | None = None,
+    split: SplitChoice | None = None,
     config: Config | Mapping | None = None,
     training: TrainingConfig | Mapping | None = None,
     epochs: int | None = None,
@@ -73,8 +72,8 @@ def fit(
 
     Parameters
     ----------
-    cube : xr.Dataset
-        A cube (`fluxcube.schema`), lazy or in memory.
+    cube : xr.Dataset, path or URL
+        A cube (`fluxcube.schema`), lazy or in memory, or its store.
     model : str
         Name of a model (`fluxcube.models.registry.names`): ecoperceiver for hourly cubes; tam-rl, tam-lstm, ct-lstm and
         lstm for daily ones; xgboost and the baselines mean, sw-linear, mean-cycle, met-regression and met-clusters for
@@ -84,8 +83,11 @@ def fit(
     out : path or URL
         Folder of the run; also in a bucket, such as ``s3://bucket/run``: it is trained in a temporary folder of this
         machine, and each saved state is copied to the bucket.
-    predictors : sequence of str, optional
-        Model inputs; by default all with data in more than 1 % of the training time steps that are not targets.
+    predictors : str or sequence of str, optional
+        Model inputs: names, or "grid" for those that ERA5 supplies and the training towers have, so that the model can
+        make maps, or "common" for those that at least 90 % of the towers have; words and names can be combined. Towers
+        that lack one of these are logged. By default all with data in more than 1 % of the training time steps that are
+        not targets.
     memory_days : sequence of int, optional
         Spans in days of trailing means that are added as inputs; by default none.
     bands : sequence of str, optional
@@ -113,7 +115,9 @@ def fit(
         Kinds of other images that `fluxcube.add_images` added to an hourly cube, such as "sentinel2"; by default all of
         them, and () for none. None with the published preset of EcoPerceiver.
     split : Split, str or path, optional
-        A split, or a kind or file as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
+        A split (`fluxcube.split`, one of `fluxcube.kfold`), or a kind or file as ``--split`` takes it, such as
+        "kfold:1". By default class by class, or a fold of whole clusters where that would leave too few towers to train
+        (`fluxcube.samples.default_split.default_split`); which one is logged, and recorded in the run.
     config : config or mapping, optional
         Settings of the model; by default its preset small if gradient descent trains it, else its config's defaults. A
         mapping changes these.
@@ -209,6 +213,7 @@ def fit(
     """
     _check_used(model, epochs, seeds, jobs)
     config, training = _on_device(model, config, _training(training, epochs), device, deterministic)
+    cube = as_cube(cube)
     source, cube, folder = origin(cube), validate_cube(cube), place(out, storage_options)
     cube = cube if drivers is None else use_drivers(cube, drivers)
     resolution = resolution_of(cube)
@@ -217,7 +222,7 @@ def fit(
         model=model,
         limit=limit,
         target=target,
-        predictors=predictors,
+        predictors=(predictors,) if isinstance(predictors, str) else predictors,
         memory_days=memory_days,
         bands=bands,
         static=static,

@@ -13,15 +13,16 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import sites_without_drivers
+from fluxcube.cubes.own import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config, Sizes
 from fluxcube.normalisation import TABLE
 from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, resolution_of
 from fluxcube.samples.features import CHIP_PIXELS, FeatureSpec
-from fluxcube.samples.splits import Split, per_igbp, split_for
+from fluxcube.samples.splits import Split, default_split, one_split
 from fluxcube.samples.teacher import Teacher, teacher_of
-from fluxcube.samples.towers import choose_predictors, cube_spec
+from fluxcube.samples.towers import WORDS, choose_predictors, cube_spec
 from fluxcube.schema import USED_DRIVERS, check_units
 from fluxcube.training import checks
 from fluxcube.training.checks import BALANCED
@@ -220,15 +221,19 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
     check_units(cube)
     start = None if request.init is None else Start.read(request.init, model)
     request = _with_features(cube, request, start)
+    cube = with_supplied(cube, (*(request.predictors or ()), *(request.static or ())))
     targets = (request.target,) if isinstance(request.target, str) else tuple(request.target or ())
-    checks.check_names(cube, targets, request.predictors, request.bands, request.pixels or CHIP_PIXELS)
+    named = [name for name in request.predictors or () if name not in WORDS]
+    checks.check_names(cube, targets, named, request.bands, request.pixels or CHIP_PIXELS)
     checks.check_training(cube, model, training, targets)
     split = _split(cube, request)
     checks.check_sides(cube, split, targets, limit, model, training)
     if request.predictors is None and _published(request):
         request = dataclasses.replace(request, predictors=_published_predictors(cube, split, targets, limit))
     if request.predictors:
-        checks.check_predictors(cube, split.train, request.predictors, limit, further=start is not None)
+        chosen = choose_predictors(cube, split.train, targets, limit, request.predictors)
+        request = dataclasses.replace(request, predictors=chosen)
+        checks.check_predictors(cube, split.train, chosen, limit, further=start is not None)
     spec = cube_spec(
         cube,
         split.train,
@@ -322,16 +327,18 @@ def _with_drivers(cube: xr.Dataset) -> xr.Dataset:
 
 
 def _default_split(cube: xr.Dataset, teacher: Teacher | None, seed: int) -> Split:
-    """Return the split of a fit without one: that for which a teacher labelled the cube, else one by IGBP class."""
+    """Return the split of a fit without one: that for which a teacher labelled the cube, else by clusters."""
     if teacher is not None:
         return Split.from_dict(dict(teacher.split))
-    return per_igbp(_with_drivers(cube), seed=seed)
+    return default_split(_with_drivers(cube), seed=seed)
 
 
 def _split(cube: xr.Dataset, request: FitRequest) -> Split:
     teacher = teacher_of(cube)
-    split = _default_split(cube, teacher, request.seed) if request.split is None else request.split
-    split = split if isinstance(split, Split) else split_for(cube, split, seed=request.seed)
+    chosen = request.split
+    split = (
+        _default_split(cube, teacher, request.seed) if chosen is None else one_split(cube, chosen, seed=request.seed)
+    )
     split.check([str(site) for site in cube["site"].values])
     if teacher is not None:
         teacher.check(split)

@@ -10,7 +10,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
 from fluxcube.resolution import DEFAULT, Default, QualityLimit
-from fluxcube.samples.splits import Split
+from fluxcube.samples.splits import SplitChoice
 from fluxcube.stores.objects import Bucket
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.run import by_torchrun
@@ -44,7 +44,7 @@ class FitRequest:
     lookahead: int | None = None
     pixels: int | None = None
     images: Sequence[str] | None = None
-    split: Split | str | os.PathLike | None = None
+    split: SplitChoice | None = None
     train_igbp: str | Sequence[str] | None = None
     config: Config | Mapping | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)

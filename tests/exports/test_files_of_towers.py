@@ -29,7 +29,7 @@ def test_hourly_towers_are_read_again(offset, tmp_path):
             np.testing.assert_array_equal(back[name], one[name], err_msg=name)
     first = pd.read_csv(files[0], dtype=str).iloc[0]
     local = (cube.time.values[0] + np.timedelta64(int(60 * offset), "m")).astype("datetime64[m]")
-    assert first.TIMESTAMP_START == str(local).translate(str.maketrans("", "", "-T:"))
+    assert str(local).translate(str.maketrans("", "", "-T:")) == first.TIMESTAMP_START
 
 
 def test_daily_towers_are_read_again(tmp_path):
