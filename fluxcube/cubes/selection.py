@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.cubes.drivers import use_drivers
 from fluxcube.cubes.layout import CHUNK, EPOCH
