@@ -33,4 +33,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache demo docs/_build
+	rm -rf .venv .mypy_cache demo docs/_build docs/reference

@@ -6,8 +6,6 @@ Exit status: 0 success; 1 a one-line error; 2 wrong usage; 3 success, but someth
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +13,7 @@ import typer
 
 from fluxcube import cli_maps, cli_protocols
 from fluxcube.cli_demo import app as demo_app
+from fluxcube.cli_extensions import app as extensions_app
 from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
@@ -22,12 +21,11 @@ from fluxcube.cli_models import app as models_app
 from fluxcube.cli_models import models_by_name
 from fluxcube.cli_report import app as report_app
 from fluxcube.cli_split import app as split_app
+from fluxcube.cli_train import train
 from fluxcube.errors import ConfigError, without_secrets
-from fluxcube.models import registry
 from fluxcube.terminal import (
     AllowMissing,
     Commands,
-    Deterministic,
     Device,
     Digest,
     MaxQc,
@@ -37,9 +35,6 @@ from fluxcube.terminal import (
     Seed,
     bar,
     check_output_file,
-    days,
-    line_progress,
-    names,
     quality_options,
     run_app,
     write_table,
@@ -111,8 +106,13 @@ def build(
         list[Path] | None,
         typer.Option(help="Surface reflectance: folder of MOD09GA rasters, or a file of series; may be repeated."),
     ] = None,
-    max_distance: Annotated[
-        float, typer.Option(help="Maximum distance, in km, of the place of a series from the site of its name.")
+    max_distance_km: Annotated[
+        float,
+        typer.Option(
+            "--max-distance-km",
+            "--max-distance",
+            help="Maximum distance of the place of a series from the site of its name.",
+        ),
     ] = 2.0,
     land_cover: Annotated[
         Path | None, typer.Option(help="MCD12Q1 rasters, for sites whose metadata contain no class.")
@@ -159,7 +159,7 @@ def build(
             resolution=resolution,
             modis=modis,
             surface=tuple(surface or ()),
-            max_distance_km=max_distance,
+            max_distance_km=max_distance_km,
             land_cover=land_cover,
             drivers=tuple(drivers) if drivers else False,
             sites=site,
@@ -182,134 +182,7 @@ def build(
         raise typer.Exit(LEFT_OUT)
 
 
-@app.command()
-def train(
-    store: Annotated[str, typer.Argument(help="Cube to train on.")],
-    run: Annotated[str, typer.Argument(help="Run folder to write, also in a bucket: s3://bucket/run.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help=f"For hourly cubes {', '.join(registry.names(resolution='hourly'))}; "
-            f"for daily ones {', '.join(registry.names(resolution='daily'))}."
-        ),
-    ] = "ecoperceiver",
-    target: Annotated[list[str] | None, typer.Option(help="Flux to predict; may be repeated. Default NEE.")] = None,
-    predictors: Annotated[str | None, typer.Option(help="Comma-separated names; default: all that have data.")] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated days over which inputs are averaged as further inputs, e.g. 1,7,30."),
-    ] = None,
-    static: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated static inputs: latitude,elevation,igbp (the default, with declared static predictors "
-            "of the cube), koppen (daily cubes), long-term percentiles such as NDVI_P90; '' for none."
-        ),
-    ] = None,
-    bounds: Annotated[
-        str | None,
-        typer.Option(
-            help="Bounds that scale hourly predictors: ours (default of EcoPerceiver), table, v1 or v2 (CarbonSense's)."
-        ),
-    ] = None,
-    surface: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated columns of the surface reflectance, e.g. NDVI,NDVI_MEAN_64D,SURFACE_AGE; '' for "
-            "none. Default: means and the season of four indices, if the cube has surface reflectance."
-        ),
-    ] = None,
-    lookahead: Annotated[
-        int | None,
-        typer.Option(help="Days by which views of the surface reflectance are known earlier; default 0.", min=0),
-    ] = None,
-    chips: Annotated[
-        bool, typer.Option("--chips/--no-chips", help="Use MODIS chips if the cube contains them.")
-    ] = True,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split file, fold of a file (folds.json:2), or a kind: per-igbp (the default), kfold:2, time, "
-            "sites:FILE, sites:xbase, benchmark:NAME."
-        ),
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="Preset of the model's settings, e.g. small or published.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting, e.g. training.lr=1e-3 or config.dropout=0.3; may be repeated."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Number of passes over the training windows.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of ensemble members, with seeds from --seed up.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of members trained in parallel.")] = 1,
-    init: Annotated[
-        str | None, typer.Option(help="Run to continue from; options that are not set come from it.")
-    ] = None,
-    train_igbp: Annotated[str | None, typer.Option(help="Train on these IGBP classes only, e.g. GRA,CRO.")] = None,
-    search: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of random settings to compare on the training towers first, e.g. 50 (XGBoost)."
-        ),
-    ] = None,
-    bag: Annotated[
-        float, typer.Option(help="Share of the training towers that each member is trained on, e.g. 0.6.")
-    ] = 1.0,
-    max_qc: MaxQc = None,
-    min_quality: MinQuality = None,
-    drivers: Annotated[str | None, typer.Option(help="Source of the predictors: tower (default) or e.g. era5.")] = None,
-    device: Device = None,
-    deterministic: Deterministic = False,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Train a model; the same command continues a run that was stopped.
-
-    Example: `fluxcube train cube.zarr runs/eco --model ecoperceiver --target NEE --memory 1,7,30`. On several GPUs:
-    `torchrun --nproc-per-node 4 --no-python fluxcube train cube.zarr runs/eco --preset published`, with
-    `--set training.effective_batch=4096` or any other field of `TrainingConfig`.
-    """
-    from fluxcube.resolution import DEFAULT
-    from fluxcube.training.fit import fit
-    from fluxcube.training.run import by_torchrun
-    from fluxcube.training.settings import configure
-
-    config, training = configure(model, preset, settings or (), search=search, init=init, epochs=epochs)
-    first = not by_torchrun() or os.environ["RANK"] == "0"
-    with bar("train") if first else contextlib.nullcontext() as progress:
-        done = fit(
-            _open(store),
-            model=model,
-            target=target or None,
-            out=run,
-            predictors=names(predictors),
-            memory_days=days(memory),
-            bands=None if chips else (),
-            static=names(static),
-            surface=DEFAULT if surface is None else names(surface) or (),
-            lookahead=lookahead,
-            bounds=bounds,
-            split=split,
-            config=config,
-            training=training,
-            epochs=epochs,
-            seed=seed,
-            seeds=seeds,
-            jobs=jobs,
-            init=init,
-            train_igbp=names(train_igbp),
-            search=search,
-            bag=bag,
-            drivers=drivers,
-            device=device,
-            deterministic=deterministic or None,
-            **quality_options(max_qc, min_quality),
-            overwrite=overwrite,
-            progress=(progress or line_progress()) if first else None,
-        )
-    if first:
-        typer.echo(f"{without_secrets(str(done.path))}: {done.summary}")
+app.command()(train)
 
 
 @app.command()
@@ -444,6 +317,7 @@ app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
 app.add_typer(split_app)
 app.add_typer(models_app)
+app.add_typer(extensions_app)
 app.add_typer(cli_protocols.app)
 app.add_typer(demo_app)
 app.add_typer(report_app)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fluxcube.terminal import bar, box, line_progress, names
+from fluxcube.terminal import bar, box, names
 
 if TYPE_CHECKING:
     from fluxcube.fetch.era5_fetch import Order
@@ -34,17 +34,18 @@ AtSites = Annotated[
         "as DE-Tha,US-Ha1: the cells of the sites, in a folder for each site."
     ),
 ]
-For = Annotated[
+Model = Annotated[
     list[str] | None,
-    typer.Option("--for", help="Run folder, or shipped model, whose inputs are fetched; may be repeated."),
+    typer.Option("--model", "--for", help="Run folder, or shipped model, whose inputs are fetched; may be repeated."),
 ]
 Variables = Annotated[
     str | None, typer.Option(help="Tower variables, such as TA,SW_IN; default TA,SW_IN,LW_IN,VPD,PA,P,WS.")
 ]
-Format = Annotated[str, typer.Option("--format", help="Format of the files: netcdf or grib.")]
+DataFormat = Annotated[str, typer.Option("--data-format", "--format", help="Format of the files: netcdf or grib.")]
 Source = Annotated[
     str,
     typer.Option(
+        "--source",
         "--from",
         help="cds, or a cloud store: arco-era5 (no account), earth-data-hub-era5, earth-data-hub-era5-land, or an "
         "address of a Zarr store.",
@@ -54,7 +55,13 @@ Out = Annotated[Path, typer.Option(help="Folder of the files.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Only list requests, bytes, time and quota; order nothing.")]
 Jobs = Annotated[int, typer.Option(min=1, max=20, help="Number of requests that are queued at the same time.")]
 Timeout = Annotated[
-    float, typer.Option(min=0.0, help="Hours that a request may wait in the queue; a later call finds it again.")
+    float,
+    typer.Option(
+        "--timeout-hours",
+        "--timeout",
+        min=0.0,
+        help="Hours that a request may wait in the queue; a later call finds it again.",
+    ),
 ]
 Endpoint = Annotated[
     str | None,
@@ -64,8 +71,8 @@ Endpoint = Annotated[
 #: Name of a product in commands, its title, and the example and a hint in the help.
 _PRODUCTS = (
     (
-        *("era5", "ERA5", "--region alps --years 2018 --for ecoperceiver-towers"),
-        " Without an account, `--from arco-era5` copies the region from a public store.",
+        *("era5", "ERA5", "--region alps --years 2018 --model ecoperceiver-towers"),
+        " Without an account, `--source arco-era5` copies the region from a public store.",
     ),
     ("era5-land", "ERA5-Land", "--bbox 5,45,11,48 --years 2018-2019", ""),
 )
@@ -79,18 +86,18 @@ def _fetch_command(product: str) -> Callable[..., None]:
         region: Region = None,
         bbox: Bbox = None,
         at_sites: AtSites = None,
-        model: For = None,
+        model: Model = None,
         variables: Variables = None,
-        data_format: Format = "netcdf",
+        data_format: DataFormat = "netcdf",
         source: Source = "cds",
         out: Out = Path(product),
         plan: PlanOnly = False,
         jobs: Jobs = 4,
-        timeout: Timeout = 24.0,
+        timeout_hours: Timeout = 24.0,
         endpoint: Endpoint = None,
     ) -> None:
         options = _options(years, region, bbox, at_sites, model, variables, data_format)
-        _run(_order(product, source=source, **options), out, plan, jobs, timeout, endpoint)
+        _run(_order(product, source=source, **options), out, plan, jobs, timeout_hours, endpoint)
 
     return fetch
 
@@ -103,9 +110,9 @@ def _request_command(product: str) -> Callable[..., None]:
         region: Region = None,
         bbox: Bbox = None,
         at_sites: AtSites = None,
-        model: For = None,
+        model: Model = None,
         variables: Variables = None,
-        data_format: Format = "netcdf",
+        data_format: DataFormat = "netcdf",
     ) -> None:
         from fluxcube.fetch.era5_fetch import request_script
 
@@ -169,7 +176,7 @@ def _run(order: Order, out: Path, plan: bool, jobs: int, timeout: float, endpoin
             order,
             jobs=jobs,
             timeout_hours=timeout,
-            progress=progress or line_progress(),
+            progress=progress,
             endpoint=endpoint,
             again=again,
         )

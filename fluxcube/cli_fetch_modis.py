@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fluxcube.terminal import bar, box, line_progress, names
+from fluxcube.terminal import bar, box, names
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -71,7 +71,7 @@ def modis(
             every=every,
             plan=plan,
             jobs=jobs,
-            progress=progress or line_progress(),
+            progress=progress,
             project=project,
             series=series,
             wait_hours=wait_hours,

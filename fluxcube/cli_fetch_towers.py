@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluxcube.terminal import bar, box, line_progress, names
+from fluxcube.terminal import bar, box, names
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -71,7 +71,7 @@ def towers(
             plan=plan,
             jobs=jobs,
             verify=verify,
-            progress=progress or line_progress(),
+            progress=progress,
             endpoint=endpoint,
         )
     if isinstance(result, Plan):

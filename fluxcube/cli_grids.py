@@ -18,7 +18,6 @@ from fluxcube.terminal import (
     Seed,
     bar,
     box,
-    line_progress,
     period,
 )
 
@@ -90,7 +89,7 @@ def forcing(
     )
     check_values(grid)
     with bar("forcing") as progress:
-        write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or line_progress())
+        write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress)
     typer.echo(
         f"{without_secrets(store)}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}"
     )
@@ -160,8 +159,8 @@ def upscale(
     patience: Annotated[
         float | None,
         typer.Option(
-            help="Seconds to wait for a scheduler and its first worker (default 180), and for a sign of life when all "
-            "workers are lost (default 900)."
+            help="Seconds to wait for a scheduler (default 8), for its first worker (180), and for a sign of life when "
+            "all workers are lost (900)."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue an unfinished store.")] = True,
@@ -238,7 +237,7 @@ def upscale(
             workers=workers,
             scheduler=scheduler,
             patience=patience,
-            progress=progress or line_progress(),
+            progress=progress,
         )
     typer.echo(f"{without_secrets(out)}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
     if model.spec.surface_bands and (line := _reflectance(grid)):
@@ -264,7 +263,7 @@ def _plan(model: Predictor, grid: xr.Dataset, form: str, options: dict[str, Any]
     from fluxcube.planning.maps import plan_maps
 
     with bar("plan") as progress:
-        plan = plan_maps(model, grid, progress=progress or line_progress(), **options)
+        plan = plan_maps(model, grid, progress=progress, **options)
     return json.dumps(plan.to_dict(), indent=2) if form == "json" else plan.text()
 
 

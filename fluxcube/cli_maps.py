@@ -36,7 +36,9 @@ def totals(
     regions: Annotated[Path | None, typer.Option(help="GeoJSON file of polygons.")] = None,
     name: Annotated[str, typer.Option(help="Property of a GeoJSON feature that contains its name.")] = "name",
     every: Annotated[str | None, typer.Option(help="month or year; default: one total for the whole period.")] = None,
-    flux: Annotated[list[str] | None, typer.Option(help="Flux to sum; may be repeated. Default: all.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "--flux", help="Flux to sum; may be repeated. Default: all.")
+    ] = None,
     latitude_step: Annotated[float, typer.Option(help="Height of the bands of latitude, degrees.")] = 10.0,
     time: Time = None,
     min_coverage: Coverage = None,
@@ -56,7 +58,7 @@ def totals(
             by=by,
             regions=regions,
             every=every,
-            fluxes=flux,
+            targets=target,
             name=name,
             latitude_step=latitude_step,
             min_coverage=0.9 if min_coverage is None else min_coverage,

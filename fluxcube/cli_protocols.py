@@ -171,11 +171,7 @@ def _predicted(
                 cube,
                 allow_missing=missing,
                 allow_other_product=other,
-                progress=progress or _quiet,
+                progress=progress,
             )
             for model in models
         ]
-
-
-def _quiet(done: int, total: int, text: str) -> None:
-    """Ignore progress. With a callback, predictions are computed at once, site by site."""

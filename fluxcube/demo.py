@@ -132,6 +132,12 @@ def run_demo(
     ------
     StoreError
         If `out` exists and `overwrite` is not set, or if it was not written by a demo.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> result = fc.run_demo("demo", quick=True)  # doctest: +SKIP
+    >>> result.skill  # doctest: +SKIP
     """
     if from_services:
         from fluxcube.demo_fetch import fetch_raw  # requires the packages of the extra `fetch`

@@ -60,6 +60,19 @@ def check_device(device: str) -> str:
     return device
 
 
+def check_deterministic(value: bool) -> bool:
+    """Return the option `deterministic` unchanged (ConfigError if it is neither True nor False).
+
+    Examples
+    --------
+    >>> check_deterministic(True)
+    True
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"deterministic: expected True or False, found {value!r}.")
+    return value
+
+
 def needs_card(device: str) -> bool:
     """Return whether a name requires a card, so that the CPU is no substitute."""
     return device.startswith("cuda") and not allows_cpu(device)
@@ -92,9 +105,15 @@ def find_device(device: str = "auto") -> str:
         if needs_card(device):
             raise ConfigError(f"device is {device!r}, but {why}.")
         if allows_cpu(device):
-            log.warning("device is %r, but %s: computing on the CPU", device, why)
+            _tell(f"device is {device!r}, but {why}: computing on the CPU")
         return "cpu"
     return f"cuda:{number or own_card(count)}"
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Log a warning, once in this process: the device is looked up for every model and every run."""
+    log.warning("%s", text)
 
 
 def card_count() -> int:

@@ -187,6 +187,10 @@ class MissingPackageError(FluxcubeError, ImportError):
     """An optional package is needed but not installed."""
 
 
+class ExtensionError(FluxcubeError, ImportError):
+    """An extension of another package cannot be used."""
+
+
 def unknown(kind: str, name: object, valid: Iterable[object]) -> UnknownNameError:
     """Return the error for a name that is not in a table, with the closest valid name as a suggestion.
 

@@ -69,6 +69,11 @@ def inspect(
     ------
     SourceError, StoreError
         If there is nothing at the path, or it cannot be opened.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> print(fc.inspect("downloads/"))  # doctest: +SKIP
     """
     if is_bucket(path) and is_run_in(place(path)):
         return "\n".join(_model(load_model(path)))

@@ -23,6 +23,8 @@ from fluxcube.units import linear_conversion, units_of
 if TYPE_CHECKING:
     import dask.array as da
 
+__all__ = ["LONG_NAMES", "UNITLESS", "bias", "corr2", "coverage", "crps", "kge", "mae", "normal_crps", "nse", "rmse"]
+
 logger = logging.getLogger(__name__)
 
 #: Names of the scores in words.

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
+import shutil
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from fluxcube.errors import ConfigError, FluxcubeError, from_shell, without_secrets
 from fluxcube.interrupts import Ending, Interrupted, leave_on_signals
+from fluxcube.messages import VERBOSE, begin_messages, show_all
+from fluxcube.progress import show_progress
 from fluxcube.sources.towers.sitenames import printable
+from fluxcube.tabletext import WIDTH, Form, folded, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fluxcube.evaluation.sums import QualityOptions
-
-Progress = Callable[[int, int, str], None]
 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing output; without it nothing is replaced.")
@@ -63,52 +64,34 @@ MinQuality = Annotated[
         help="Minimum quality of daily fluxes, 0 to 1 (whole days), or all; default 0.5 to train, 1 to evaluate."
     ),
 ]
+#: Progress of a command: a bar, or lines where there is no terminal.
+bar = show_progress
+
+#: Form of a printed table; a command that prints one has this option, and passes it to `show_table`.
+Format = Annotated[
+    Form, typer.Option("--format", help="Form of the table: table, md (Markdown), csv or json (every digit).")
+]
 
 
-@contextlib.contextmanager
-def bar(title: str) -> Iterator[Progress | None]:
-    """Draw a progress bar on standard error if it is a terminal; yield None if not."""
-    from rich import progress as rich_progress
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def show_table(frame: pd.DataFrame, form: Form = "table", *, notes: Sequence[str] = ()) -> None:
+    """Print a table, its notes below it; of CSV and JSON only the table is on standard output.
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=console) as drawn:
-        task = drawn.add_task(title, total=None)
-
-        def progress(done: int, total: int, text: str) -> None:
-            drawn.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
-
-        yield progress
-
-
-def line_progress(every: float = 60.0) -> Progress:
-    """Return progress that writes one line per `every` seconds to standard error, for the logs of batch jobs."""
-    last = time.monotonic()
-
-    def progress(done: int, total: int, text: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= every:
-            last = time.monotonic()
-            typer.echo(f"{done} of {total}: {text}", err=True)
-
-    return progress
+    Parameters
+    ----------
+    frame : pd.DataFrame
+        The table, without an index of its own; headings of numbers name their units (`fluxcube.tabletext.with_units`).
+    form : {"table", "md", "csv", "json"}
+        Form: a table is as wide as the terminal, and 100 characters in a file or a pipe.
+    notes : sequence of str
+        What a reader of the table has to know, such as what its intervals are; one sentence or more each.
+    """
+    width = max(60, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
+    typer.echo(table_text(frame, form, width=width))
+    whole = form in ("table", "md")
+    if notes and whole:
+        typer.echo()
+    for note in notes:
+        typer.echo(printable(folded(note, width), keep="\n"), err=not whole)
 
 
 def check_output_file(path: Path) -> None:
@@ -138,13 +121,13 @@ def names(text: str | None) -> tuple[str, ...] | None:
 
 
 def days(text: str | None) -> tuple[int, ...] | None:
-    """Parse the comma-separated whole days of --memory (ConfigError if it is not such a list)."""
+    """Parse the comma-separated whole days of --memory-days (ConfigError if it is not such a list)."""
     if text is None:
         return None
     try:
         return tuple(int(day) for day in names(text) or ())
     except ValueError:
-        raise ConfigError(f"--memory: expected whole days such as 1,7,30; found {text!r}.") from None
+        raise ConfigError(f"--memory-days: expected whole days such as 1,7,30; found {text!r}.") from None
 
 
 def box(text: str | None) -> tuple[float, float, float, float] | None:
@@ -200,20 +183,50 @@ _AFTER = {
 }
 
 
-class _Printable(logging.Formatter):
-    """Escapes control characters of names from files, and masks credentials in URLs."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(without_secrets(super().format(record)), keep="\n\t")
+def _verbose(chosen: bool) -> None:
+    if chosen:
+        show_all()
 
 
-def _without_dask(record: logging.LogRecord) -> bool:
-    """Return whether a record is no report of Dask: lost connections become an error of fluxcube, in one line."""
-    return record.name.partition(".")[0] not in ("distributed", "tornado", "asyncio")
+_Verbose = Annotated[
+    bool,
+    typer.Option(
+        VERBOSE,
+        help="Also show messages of libraries, and the traceback of an unexpected error.",
+        callback=_verbose,
+        expose_value=False,
+        is_eager=True,
+    ),
+]
+
+
+def _with_verbose(verbose: _Verbose = False) -> None:
+    """Have the option --verbose."""
+
+
+def _verbose_option() -> Any:
+    """Return the option --verbose as typer makes it."""
+    app = typer.Typer(add_completion=False)
+    app.command()(_with_verbose)
+    return get_command(app).params[0]
+
+
+def _add_verbose(command: Any) -> None:
+    """Add the option --verbose to a command, and to the commands of a group."""
+    command.params.append(_verbose_option())
+    for one in getattr(command, "commands", {}).values():
+        _add_verbose(one)
 
 
 class Commands(TyperGroup):
-    """The commands; messages about wrong usage repeat arguments, so they are masked and escaped like other errors."""
+    """The commands, each with --verbose.
+
+    Messages about wrong usage repeat arguments, so they are masked and escaped like other errors.
+    """
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        _add_verbose(self)
 
     def invoke(self, *arguments: Any) -> Any:  # types of click
         """Run the command that the arguments name."""
@@ -243,13 +256,7 @@ def run_app(app: Callable[[], object]) -> None:
     """
     # Waiting threads of torch spin and slow down other processes on the same processors, up to 5 times.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
-    level = os.environ.get("FLUXCUBE_LOG", "WARNING")
-    handler.setLevel(level)  # Dask sets the level of its own loggers
-    if logging.getLevelName(handler.level) not in ("DEBUG", "INFO"):
-        handler.addFilter(_without_dask)
-    logging.basicConfig(level=level, handlers=[handler])
+    begin_messages()
     with command_line():
         try:
             app()
@@ -272,6 +279,9 @@ def command_line(left: str = "") -> Iterator[None]:
             yield
         except FluxcubeError as error:
             sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
+        except BrokenPipeError:  # the reader of a pipe, such as head, has ended
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it at its end
+            sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
             if error.errno is None:
                 raise

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
     {"errors", "interrupts", "parsing", "processes"},
-    {"variables", "biomes", "knownsites", "devices"},
+    {"variables", "biomes", "knownsites", "devices", "extensions", "messages", "progress", "tabletext"},
     {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
     {"solar", "resolution", "scores"},
     {"schema", "geometry"},
@@ -31,6 +31,7 @@ LAYERS = [
     {"fetch"},
     {"plotting"},
     {"evaluation", "baselines"},
+    {"figures"},
     {"distillation"},
     {"reports"},
     {"catalog", "inventory"},
@@ -40,6 +41,7 @@ LAYERS = [
     {"planning"},
     {"catalogfile"},
     {
+        "cli_extensions",
         "cli_fetch_era5",
         "cli_fetch_modis",
         "cli_fetch_towers",
@@ -49,6 +51,7 @@ LAYERS = [
         "cli_protocols",
         "cli_report",
         "cli_split",
+        "cli_train",
     },
     {"cli_fetch", "cli_demo"},
     {"cli"},
@@ -78,6 +81,7 @@ WRITERS = {
     "recipes.py": "the output folder of a recipe",
     "protocol_runs.py": "the folder of a sample",
     "catalogfile.py": "the catalog",
+    "tabletext.py": "no file: CSV as text",
     "cli.py": "tables that the user requests",
     "cli_maps.py": "tables that the user requests",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_an_interrupted_map_goes_on_and_ends_the_same(maps, command, tmp_path, m
 
     store = tmp_path / "maps.zarr"
     with monkeypatch.context() as patched:
-        patched.setattr(cli_grids, "line_progress", lambda: stop)
+        patched.setattr(cli_grids, "bar", lambda title: contextlib.nullcontext(stop))
         assert CliRunner().invoke(cli.app, list(map(str, command(store)))).exit_code != 0
     part = fc.open_maps(store, partial=True)
     assert 0 < part.attrs["regions_done"] < part.attrs["regions"] == -(-maps.sizes["time"] // CHUNK)

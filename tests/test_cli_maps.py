@@ -50,8 +50,8 @@ def test_every_command_has_an_example():
 
 def test_totals_are_the_librarys(store, tmp_path):
     table = tmp_path / "totals.csv"
-    printed = run("totals", store, "--by", "igbp", "--every", "month", "--flux", "NEE", "--out", table)
-    told = fc.totals(fc.open_maps(store), by="igbp", every="month", fluxes=["NEE"])
+    printed = run("totals", store, "--by", "igbp", "--every", "month", "--target", "NEE", "--out", table)
+    told = fc.totals(fc.open_maps(store), by="igbp", every="month", targets=["NEE"])
     written = pd.read_csv(table).set_index("igbp")
     np.testing.assert_allclose(written.NEE[told.igbp.values], told.NEE.values[0])
     assert "PgC yr-1" in printed and "CRO" in printed
@@ -59,7 +59,7 @@ def test_totals_are_the_librarys(store, tmp_path):
     (tmp_path / "all.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": box}))
     with pytest.raises(SchemaError, match="min_coverage"):
         run("totals", store, "--regions", tmp_path / "all.geojson")
-    part = run("totals", store, "--regions", tmp_path / "all.geojson", "--min-coverage", 0, "--flux", "NEE")
+    part = run("totals", store, "--regions", tmp_path / "all.geojson", "--min-coverage", 0, "--target", "NEE")
     assert f"{float(fc.totals(fc.open_maps(store)).NEE):.4g}" in part
 
 
@@ -100,7 +100,7 @@ def test_pictures_are_drawn(store, tmp_path):
         (("totals", "{store}", "--by", "biome"), "igbp"),
         (("export", "{store}", "a.zarr"), ".nc, .tif"),
         (("totals", "nowhere.zarr"), "no store there"),
-        (("totals", "{store}", "--flux", "NEE_std"), "NEE_std is the standard deviation"),
+        (("totals", "{store}", "--target", "NEE_std"), "NEE_std is the standard deviation"),
         (
             ("export", "{store}", "a.nc", "--variable", "NEE_std", "--every", "month"),
             "NEE_std is the standard deviation",

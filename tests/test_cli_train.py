@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from surface_cubes import with_surface
 
-from fluxcube import catalog, cli, cli_split
+from fluxcube import catalog, cli, cli_split, cli_train, progress
 from fluxcube.errors import ConfigError
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.samples.surface import DEFAULT_COLUMNS
@@ -103,7 +103,7 @@ TRAIN = {
     "model": ("", "--model mean-cycle"),
     "target": ("", "--target GPP_NT --target NEE"),
     "predictors": ("", "--predictors TA,SW_IN"),
-    "memory": ("", "--memory 1,3"),
+    "memory_days": ("", "--memory-days 1,3"),
     "static": ("", "--static ''"),
     "bounds": ("", "--bounds table"),
     "surface": None,  # of cubes with surface reflectance: the next test
@@ -142,7 +142,7 @@ def test_columns_of_the_surface_reflectance_are_options(planned, cube, monkeypat
 
 
 def test_every_option_of_training_changes_what_is_done(planned):
-    assert set(TRAIN) == set(inspect.signature(cli.train).parameters), "an option of `train` has no test"
+    assert set(TRAIN) == set(inspect.signature(cli_train.train).parameters), "an option of `train` has no test"
     for name, (without, given) in ((n, pair) for n, pair in TRAIN.items() if pair and pair[1]):
         assert planned(f"train c r {given}") != planned(f"train c r {without}"), name
     one, two = planned("train c r --set config.share=False"), planned("train c r --set config.share=false")
@@ -191,7 +191,7 @@ def test_every_option_of_training_changes_what_is_done(planned):
         ("--predictors TA,CO2", "CO2: no training site has a value of flag 1 or better"),
         ("--predictors TAA", "did you mean 'TA'"),
         ("--predictors ''", "at least one predictor"),
-        ("--memory week", "--memory: expected whole days"),
+        ("--memory week", "--memory-days: expected whole days"),
         ("--memory 0", "whole days of 1 or more"),
         ("--static climate", "unknown static input"),
         ("--train-igbp GRA,EBF", "no training site of the split is EBF: its classes are CRO, DBF, ENF, GRA"),
@@ -233,12 +233,13 @@ def test_a_run_says_how_it_went_and_is_trained_further(done, call, tmp_path):
 
 
 def test_the_log_of_a_job_that_nobody_watches_tells_how_it_goes(call, monkeypatch):
-    lines = cli.line_progress
-    monkeypatch.setattr(cli, "line_progress", lambda: lines(0.0))
+    monkeypatch.setattr(progress, "FIRST", 1e-3)
+    monkeypatch.setattr(progress, "EVERY", 1e-3)
     status, _, told = call(f"train c eco {TINY} --epochs 2 --predictors TA,SW_IN --no-chips --static ''")
     number = r"-?\d+\.\d{3}"
     told = [line for line in told.splitlines() if "epoch" in line]
-    assert status == 0 and re.match(rf"1 of \d+: epoch 1 of 2, loss {number}, [\d,]+ windows/s, \d+ s left$", told[0])
+    first = re.compile(rf"train: \d+ % \(1 of \d+\), epoch 1 of 2, loss {number}, [\d,]+ windows/s, \d+ s left$")
+    assert status == 0 and first.match(told[0]), told[0]
     assert re.search(rf"epoch 2 of 2, loss {number}, NSE {number}, [\d,]+ windows/s, 0 s left$", told[-1])
 
 

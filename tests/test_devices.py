@@ -42,6 +42,17 @@ def test_a_name_that_is_none_is_refused_with_those_that_are(name):
         devices.check_device(name)
 
 
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_deterministic_is_true_or_false(value):
+    from fluxcube.inference.options import PredictionOptions
+    from fluxcube.training.config import TrainingConfig
+
+    with pytest.raises(ConfigError, match=f"deterministic: expected True or False, found {value!r}"):
+        PredictionOptions(stride=1, min_context=1, deterministic=value)
+    with pytest.raises(ConfigError, match=f"deterministic must be .*found {value!r}"):
+        TrainingConfig(deterministic=value)
+
+
 def test_mps_is_named_as_unsupported():
     with pytest.raises(ConfigError, match="mps is not supported"):
         devices.find_device("mps")
@@ -49,8 +60,9 @@ def test_mps_is_named_as_unsupported():
 
 def test_without_a_card_auto_is_the_cpu_and_cuda_an_error_that_says_what_to_type(cards, caplog):
     cards(0)
+    devices._tell.cache_clear()
     assert devices.find_device("auto") == devices.find_device("cpu") == "cpu" == devices.find_device("cuda,cpu")
-    assert "computing on the CPU" in caplog.text
+    assert devices.find_device("cuda,cpu") == "cpu" and caplog.text.count("computing on the CPU") == 1
     for name in ("cuda", "cuda:1"):
         with pytest.raises(ConfigError, match=f"device is '{name}', but .*device='cpu'"):
             devices.find_device(name)

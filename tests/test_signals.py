@@ -115,7 +115,7 @@ def test_a_build_leaves_nothing(planet_files, tmp_path):
     time.sleep(random.uniform(0, 0.3))
     process.send_signal(signal.SIGINT)
     status, errors = ended(process, "build")
-    errors = "".join(line for line in errors.splitlines(True) if not line.startswith("WARNING"))
+    errors = "".join(line for line in errors.splitlines(True) if not line.startswith("fluxcube: note: "))
     assert status == 130 and errors == "fluxcube: interrupted: no store was changed; run the command again.\n"
     assert not list(tmp_path.iterdir())
 
@@ -142,7 +142,7 @@ def test_maps_end_with_their_processes_and_continue(tmp_path, number, status):
     found, errors = ended(process, mark, 10.0)
     assert found == status
     if number == signal.SIGTERM:
-        (line,) = (line for line in errors.splitlines() if not line.startswith("WARNING"))
+        (line,) = (line for line in errors.splitlines() if not line.startswith("fluxcube: note: "))
         assert f"{len(done_regions(store))} of 24 regions" in line and len(done_regions(store)) > before
     write_maps(make_maps(days=6), store, workers=1)
 
@@ -228,7 +228,10 @@ def test_a_scheduler_that_is_not_there_is_reported(caplog, monkeypatch):
     from fluxcube.maps import workers
 
     monkeypatch.setattr(workers, "_NOTICE", 0.3)
-    with pytest.raises(StoreError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 within 2 s.*--patience"):
+    with pytest.raises(
+        StoreError,
+        match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 within 2 s.*dask scheduler --port 9.*--patience SEC",
+    ):
         workers._connected("tcp://127.0.0.1:9", 2.0)
     with pytest.raises(StoreError, match=r"no address of a Dask scheduler"):
         workers._connected("tcp://127.0.0.1:x", 2.0)

@@ -190,6 +190,12 @@ def build_carbonsense(
     References
     ----------
     Fortier et al. 2024, CarbonSense, arXiv:2406.04940; Pastorello et al. 2020, ONEFlux, doi:10.1038/s41597-020-0534-3.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> built = fc.build_carbonsense("downloads/", "carbonsense.zarr", modis="tiles/")  # doctest: +SKIP
+    >>> built.sites, built.left_out  # doctest: +SKIP
     """
     _check_options(resolution, rule, clock, max_distance_km)
     if append and overwrite:

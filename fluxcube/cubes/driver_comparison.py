@@ -44,6 +44,17 @@ def compare_drivers(cube: xr.Dataset, name: str = ERA5) -> pd.DataFrame:
     ------
     UnknownNameError
         If the cube has no such drivers.
+
+    Examples
+    --------
+    >>> from fluxcube.cubes.drivers import add_drivers
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=2, days=2)
+    >>> cube = add_drivers(cube, xr.Dataset({"TA": cube.predictors.sel(variable="TA", drop=True) + 1}), name="warmer")
+    >>> compare_drivers(cube, "warmer")[["site", "variable", "units", "n", "bias"]].round(2)
+         site variable units   n  bias
+    0  XX-S00       TA  degC  48   1.0
+    1  XX-S01       TA  degC  48   1.0
     """
     if name not in driver_sources(cube):
         raise unknown("source of drivers of this cube (fluxcube.add_drivers adds one)", name, driver_sources(cube))

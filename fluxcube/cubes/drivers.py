@@ -318,6 +318,15 @@ def use_drivers(cube: xr.Dataset, name: str) -> xr.Dataset:
         If the cube has no such drivers.
     ConfigError
         If the predictors of the cube are drivers of another source already.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=2, days=2)
+    >>> cube = add_drivers(cube, xr.Dataset({"TA": cube.predictors.sel(variable="TA", drop=True) + 1}), name="warmer")
+    >>> warmer = use_drivers(cube, "warmer")
+    >>> float((warmer.predictors - cube.predictors).sel(variable="TA").mean().round(3))
+    1.0
     """
     used = cube.attrs.get(USED_DRIVERS, TOWER)
     if name == used:

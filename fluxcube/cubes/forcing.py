@@ -147,6 +147,11 @@ def open_forcing(
         If a predictor or class is unknown.
     ConfigError
         If a predictor cannot be computed from the files, options contradict each other, or a block is too large.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> forcing = fc.open_forcing("era5/", modis="tiles/", land_cover="landcover/")  # doctest: +SKIP
     """
     request = ForcingRequest(
         era5=era5,

@@ -96,6 +96,16 @@ def write_forcing(
         If `forcing` is not a forcing cube.
     StoreError
         If `store` exists and cannot be replaced, or the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_forcing
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_forcing(example_forcing(days=2), f"{folder}/forcing.zarr")
+    ...     dict(fc.open_forcing(path).predictors.sizes)
+    {'latitude': 3, 'longitude': 4, 'time': 48, 'variable': 6}
     """
     forcing, path = validate_forcing(forcing), target(store, storage_options)
     specs = _specs(forcing)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Values: TypeAlias = (
+    "xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike[str]"
+)
+
 _CELLS = ("latitude", "longitude")
 #: Entry of each array of a stack where the predictor has a value; where it has none, the array's missing value.
 _WITH_VALUE = {"_qc": 0, "_coverage": 1, "_quality": 1}
@@ -34,7 +38,14 @@ _WITH_VALUE = {"_qc": 0, "_coverage": 1, "_quality": 1}
 def add_predictor(
     cube: Cube,
     name: str,
-    values: xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike,
+    values: xr.DataArray
+    | xr.Dataset
+    | pd.DataFrame
+    | pd.Series
+    | Mapping[str, float]
+    | str
+    | os.PathLike
+    | None = None,
     *,
     units: str | None = None,
     column: str | None = None,
@@ -53,13 +64,14 @@ def add_predictor(
         A tower cube or forcing, hourly or daily, lazy or in RAM; it is not changed.
     name : str
         Declared name.
-    values : DataArray, Dataset, DataFrame, Series, mapping or path
+    values : DataArray, Dataset, DataFrame, Series, mapping or path, optional
         Series of sites, with the dimensions or columns ``site`` and ``time`` (or ``date``, ``day``), only ``site`` for
         static predictors; a mapping of sites to numbers; or a map with the dimensions ``latitude`` and ``longitude``,
         and ``time`` unless it is static. A Dataset or table has the values in the variable or column `name`. A path is
         a NetCDF file or a CSV table. Sites are matched by name. A tower has the value of the map's pixel that contains
         it. A cell has the mean of the pixels within it, weighted by area, or the value of the pixel that contains its
-        centre if pixels are larger than cells.
+        centre if pixels are larger than cells. By default those of an installed package that supplies the predictor
+        (`fluxcube.extensions`), which declares it and has its own options.
     units : str, optional
         Units of `values`, by default those of its attribute ``units``; a table without units is taken to be in the
         declared ones. Other units are converted.
@@ -83,8 +95,11 @@ def add_predictor(
     Raises
     ------
     ConfigError
-        If `name` is not declared or in the cube already; if `values` have no units, units of another quantity, or
-        mostly values beyond the declared bounds; or if no site has a value in its years, or no cell has one.
+        If `name` is not declared or in the cube already; if there are no `values`, and no package supplies them; if
+        they have no units, units of another quantity, or mostly values beyond the declared bounds; or if no site has a
+        value in its years, or no cell has one.
+    ExtensionError
+        If the package that supplies the values cannot be used.
     SchemaError
         If `cube` is neither a cube nor a forcing, or `values` have other dimensions, times that are no dates, or two
         values for one site and time.
@@ -104,6 +119,8 @@ def add_predictor(
     >>> forget("SOC")
     """
     cube = as_cube(cube)
+    if values is None:
+        return _supplied(cube, name, units=units, column=column, hold_days=hold_days - 1, delay_days=delay_days)
     row = _declared(name)
     grid = _is_grid(cube)
     _check_absent(cube, name)
@@ -124,6 +141,17 @@ def add_predictor(
         timing = json.loads(str(cube.attrs.get(TIMING, "{}"))) | {name: [int(hold_days), delay]}
         out = out.assign_attrs({TIMING: json.dumps(timing)})
     return validate_forcing(out) if grid else validate_cube(out)
+
+
+def _supplied(cube: xr.Dataset, name: str, **options: object) -> xr.Dataset:
+    """Return a cube with the values that a package supplies; refuse options, which the package determines."""
+    from fluxcube.cubes.supplied import add_supplied
+
+    if given := [option for option, value in options.items() if value]:
+        raise ConfigError(f"{name}: {', '.join(given)} has no effect without values: pass values, or leave it out.")
+    _is_grid(cube)
+    _check_absent(cube, name)
+    return add_supplied(cube, name)
 
 
 def _declared(name: str) -> Variable:

@@ -182,6 +182,12 @@ def open_report(
         If there is no such store, or it has no report.
     UnknownNameError
         If there is no such table.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> fc.open_report("carbonsense.zarr")  # doctest: +SKIP
+    >>> fc.open_report("carbonsense.zarr", "left_out")  # doctest: +SKIP
     """
     tables = {"fusion": _fusion, "quality": _quality, "notes": _notes, "archives": _archives}
     if what not in (*tables, "left_out"):

@@ -348,7 +348,7 @@ def find_series(
                 f"surface reflectance of {site}: its series is of {named.latitude:.4f}, {named.longitude:.4f}, "
                 f"{km:.1f} km from the tower at {float(place['latitude']):.4f}, {float(place['longitude']):.4f}; "
                 f"expected at most {max_distance_km:g} km: use the series of the tower, or accept it with "
-                "max_distance_km= (--max-distance)."
+                "max_distance_km= (--max-distance-km)."
             )
         return named, ""
     others = list(series.values())

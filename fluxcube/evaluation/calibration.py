@@ -80,6 +80,13 @@ def calibrate(
         its own.
     SchemaError
         If cube and predictions have no flux, site or time step in common.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> folds = [fc.load_model(f"runs/eco-{k}") for k in range(1, 6)]  # doctest: +SKIP
+    >>> parts = [fc.predict(m, m.split.part(cube, "test"), uncertainty="spread") for m in folds]  # doctest: +SKIP
+    >>> fc.calibrate("runs/eco", cube, xr.concat(parts, "site"))  # doctest: +SKIP
     """
     cube = as_cube(cube)
     quality_limit(resolution_of(cube), max_qc, min_quality, default=None)  # refused before anything is read

@@ -73,6 +73,11 @@ def energy_balance(
     References
     ----------
     Wilson et al. 2002, doi:10.1016/S0168-1923(02)00109-0; Stoy et al. 2013, doi:10.1016/j.agrformet.2012.11.004.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> energy_balance(fc.open_carbonsense("carbonsense.zarr")).to_dataframe()  # doctest: +SKIP
     """
     cube = as_cube(cube)
     check_units(cube)

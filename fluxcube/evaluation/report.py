@@ -106,7 +106,7 @@ def write_report(
     ConfigError
         If the table lacks columns.
     """
-    from fluxcube.plotting.maps import plot_scores
+    from fluxcube.plotting.scorebars import plot_scores
 
     if missing := {"target", "group", "model", "n", *SCORES} - set(table):
         raise ConfigError(f"expected the table of compare(), found no {', '.join(sorted(missing))}; pass that table.")

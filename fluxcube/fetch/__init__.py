@@ -7,6 +7,13 @@ A second call fetches only what is missing, and continues what was stopped. The 
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fluxcube.fetch.era5_fetch import era5 as era5
+    from fluxcube.fetch.era5_fetch import era5_land as era5_land
+    from fluxcube.fetch.modis_fetch import modis as modis
+    from fluxcube.fetch.towers_fetch import towers as towers
 
 #: The public functions, and the module that defines each. A module must not have the name of a function.
 _PUBLIC = {
@@ -19,10 +26,12 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'fluxcube.fetch' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'fluxcube.fetch' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -173,7 +173,7 @@ class DataStore:
                 raise FetchError(
                     f"request {remote.request_id} is {status} after {duration_text(self.timeout)}: the queue of the "
                     f"CDS is long. It stays there ({self.pages}/requests): run the same command later, which finds it "
-                    "again, or wait longer with --timeout."
+                    "again, or wait longer with --timeout-hours."
                 )
             _log.debug("request %s is %s", remote.request_id, status)
             pause(seconds)

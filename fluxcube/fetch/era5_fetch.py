@@ -64,7 +64,7 @@ class Order:
         if sum(value is not None for value in (self.region, self.bbox, self.at_sites)) != 1:
             raise ConfigError("pass one of region, bbox and at_sites (--region, --bbox, --at-sites).")
         if self.model is not None and self.variables is not None:
-            raise ConfigError("pass either a model or variables (--for or --variables), not both.")
+            raise ConfigError("pass either a model or variables (--model or --variables), not both.")
         if self.data_format not in SUFFIX:
             raise ConfigError(f"data_format must be 'netcdf' or 'grib', found {self.data_format!r}.")
         _check_source(self.source, self.product)
@@ -83,7 +83,7 @@ def _check_source(source: str, product: Product) -> None:
         raise unknown("source of ERA5", source, (CDS, *STORES))
     if source.endswith(ERA5_LAND.name) != (product.name == ERA5_LAND.name):
         right = [name for name in STORES if name.endswith(ERA5_LAND.name) == (product.name == ERA5_LAND.name)]
-        raise ConfigError(f"{source} does not have {product.title}: pass {' or '.join((CDS, *right))} (--from).")
+        raise ConfigError(f"{source} does not have {product.title}: pass {' or '.join((CDS, *right))} (--source).")
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,12 @@ def era5_land(
     progress: Progress | None = None,
     endpoint: str | None = None,
 ) -> Plan | list[Path]:
-    """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`."""
+    """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`.
+
+    Examples
+    --------
+    >>> era5_land("land", years=2018, bbox=(5, 45, 11, 48), variables=["TA"], plan=True)  # doctest: +SKIP
+    """
     order = Order(
         product=ERA5_LAND,
         years=years,

@@ -121,6 +121,11 @@ def modis(
         If files could not be fetched; the others are complete.
     MissingPackageError
         If the client of the service is not installed (``pip install 'fluxcube[fetch-modis]'``).
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> print(fc.fetch.modis("modis", at_sites="sites.csv", years=2018, plan=True).text())  # doctest: +SKIP
     """
     if service not in _SERVICES:
         raise unknown("MODIS service", service, _SERVICES)

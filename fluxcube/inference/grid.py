@@ -13,6 +13,7 @@ import xarray as xr
 
 from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
+from fluxcube.cubes.supplied import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import (
@@ -168,12 +169,23 @@ def upscale(
     References
     ----------
     Meyer & Pebesma 2021 (dissimilarity, area of applicability), doi:10.1111/2041-210X.13650.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_cube, example_forcing
+    >>> run = fc.fit(example_cube(sites=12, days=6), model="sw-linear", out=tempfile.mkdtemp(), bands=())
+    >>> maps = upscale(run, example_forcing(days=2))
+    >>> dict(maps.NEE.sizes), int(maps.NEE[12].isnull().sum())  # one cell is ocean
+    ({'time': 48, 'latitude': 3, 'longitude': 4}, 1)
     """
     forcing = as_forcing(forcing)
     predictor = described(model, device)
     source = named(origin(forcing), "forcing") | named(origin_of(forcing.attrs, "era5"), "era5")
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
+    forcing = with_supplied(forcing, (*predictor.spec.predictors, *predictor.spec.static))
     check_units(forcing)
     check_static_units(predictor.spec, forcing)
     options = predictor.options(

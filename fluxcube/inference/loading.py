@@ -264,6 +264,17 @@ def save_mixed(
         If the runs cannot be mixed, or one of them is in no folder of a disk.
     StoreError
         If another process is writing the folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube, folder = example_cube(sites=12, days=6), tempfile.mkdtemp()
+    >>> runs = [fc.fit(cube, model=name, out=f"{folder}/{name}") for name in ("mean", "sw-linear")]
+    >>> path = save_mixed(f"{folder}/mixed", runs, weights=[1, 3])
+    >>> load_model(path)
+    <Predictor mixed: NEE from 0.25 mean (mean), 0.75 sw-linear (sw-linear); ...>
     """
     if "://" in str(folder):
         raise ConfigError(f"{folder}: a mixed ensemble is stored on a disk; copy its folder to the bucket afterwards.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fluxcube.devices import check_deterministic
+
 #: Which measures of uncertainty are returned: all that a model has (True), one of them, or none (False).
 Uncertainty = bool | Literal["std", "spread"]
 
@@ -42,6 +44,9 @@ class PredictionOptions:
     device: str = "auto"
     deterministic: bool = False
     members: tuple[PredictionOptions, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_deterministic(self.deterministic)
 
     @property
     def strides(self) -> str:

@@ -256,6 +256,9 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
     if "weights" in record:  # of a mixed ensemble
         weighted = zip(record["weights"], record["members"].items(), strict=True)
         members["members"] = "; ".join(f"{weight:.4g} {name} ({digest[:12]})" for weight, (name, digest) in weighted)
+    packages = [one.metadata["package"] for one in predictor.singles if one.metadata.get("package")]
+    if packages:  # of models that other packages offer
+        members["model_package"] = ", ".join(dict.fromkeys(f"{one['name']} {one['version']}" for one in packages))
     steps = spec.time_resolution.steps
     clock = (
         {} if spec.time_resolution.local else {"clock": spec.clock}

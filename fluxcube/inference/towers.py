@@ -11,6 +11,7 @@ import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
 from fluxcube.cubes.selection import Cube, as_cube
+from fluxcube.cubes.supplied import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
@@ -124,6 +125,17 @@ def predict(
         error; if there is no such device.
     DeviceError
         If a GPU fails, or its memory is too small for one window.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fluxcube as fc
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=12, days=6)
+    >>> run = fc.fit(cube, model="sw-linear", out=tempfile.mkdtemp())
+    >>> predicted = predict(run, cube.sel(site=list(run.split.test)))
+    >>> predicted.NEE.dims, predicted.NEE.attrs["units"], bool(predicted.in_training.any())
+    (('site', 'time'), 'umol m-2 s-1', False)
     """
     cube = as_cube(cube)
     predictor = as_predictor(model, device)
@@ -131,6 +143,7 @@ def predict(
     source = named(origin(cube), "cube")
     cube = cube if drivers is None else use_drivers(cube, drivers)
     check_resolution(cube, predictor.resolution, "this model")
+    cube = with_supplied(cube, (*predictor.spec.predictors, *predictor.spec.static))
     check_units(cube[["predictors"]])
     check_static_units(predictor.spec, cube)
     _check_clock(cube, predictor)

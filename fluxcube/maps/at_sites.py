@@ -48,7 +48,7 @@ def sample_at_sites(
     *,
     method: Method = ...,
     match_igbp: bool | xr.DataArray | None = ...,
-    max_distance: float | None = ...,
+    max_distance_km: float | None = ...,
 ) -> xr.Dataset: ...
 
 
@@ -59,7 +59,7 @@ def sample_at_sites(
     *,
     method: Method = ...,
     match_igbp: bool | xr.DataArray | None = ...,
-    max_distance: float | None = ...,
+    max_distance_km: float | None = ...,
 ) -> xr.DataArray: ...
 
 
@@ -69,7 +69,7 @@ def sample_at_sites(
     *,
     method: Method = "nearest",
     match_igbp: bool | xr.DataArray | None = None,
-    max_distance: float | None = None,
+    max_distance_km: float | None = None,
 ) -> Labelled:
     """Sample maps, or any gridded product, at the towers of a cube.
 
@@ -92,7 +92,7 @@ def sample_at_sites(
         Use the nearest cell of the tower's IGBP class, at most 2 cells away along each axis, instead of the cell that
         contains the tower; True: by the variable or coordinate igbp of the maps (codes, or numbers of MCD12Q1); an
         array (latitude, longitude): by these classes, on any grid. A tower without such a cell has no value.
-    max_distance : float, optional
+    max_distance_km : float, optional
         Where the cell of a tower has no value at any time (sea, lake), use the nearest cell that has one, if its centre
         is at most this distance (km) from the tower. For this, the values of the towers' cells are read. By default no
         other cell is used.
@@ -125,17 +125,17 @@ def sample_at_sites(
     """
     maps = maps if isinstance(maps, xr.DataArray) else as_maps(maps)
     cube = cube if isinstance(cube, xr.DataArray) else as_cube(cube)
-    _check_options(maps, method, match_igbp, max_distance)
+    _check_options(maps, method, match_igbp, max_distance_km)
     towers = _towers(cube)
     named = _with_chunks(standard_names(maps if isinstance(maps, xr.Dataset) else maps.to_dataset(name=_ARRAY)))
     grid = Grid.of(named)
     cells = SiteCells.at(grid, towers)
     if match_igbp is not None and match_igbp is not False:
-        cells.match(towers, class_lookup(named, grid, match_igbp), max_distance)
-    elif max_distance is not None:
-        cells.move_to_data(towers, data_lookup(named, grid), max_distance)
+        cells.match(towers, class_lookup(named, grid, match_igbp), max_distance_km)
+    elif max_distance_km is not None:
+        cells.move_to_data(towers, data_lookup(named, grid), max_distance_km)
     of_cells = _cell_coords(named, grid, towers, cells)
-    if max_distance is None and "cell_land_fraction" in of_cells:
+    if max_distance_km is None and "cell_land_fraction" in of_cells:
         cells.note_sea(of_cells["cell_land_fraction"][1])
     values = {
         str(name): _sampled(array, grid, towers, cells, method)
@@ -148,7 +148,7 @@ def sample_at_sites(
         )
     coords: dict[Hashable, object] = {**_kept_coords(named), **towers.coords}
     coords.update(of_cells)
-    text = cells.report(method, match_igbp, max_distance)
+    text = cells.report(method, match_igbp, max_distance_km)
     attrs = {key: value for key, value in derived_attrs(named.attrs).items() if key not in _STORE_ATTRS} | {
         SAMPLING: text
     }
@@ -159,7 +159,7 @@ def sample_at_sites(
 
 
 def _check_options(
-    maps: object, method: str, match_igbp: bool | xr.DataArray | None, max_distance: float | None
+    maps: object, method: str, match_igbp: bool | xr.DataArray | None, max_distance_km: float | None
 ) -> None:
     if not isinstance(maps, xr.Dataset | xr.DataArray):
         raise SchemaError(f"maps: expected an xarray Dataset or DataArray, found {type(maps).__name__}.")
@@ -171,8 +171,8 @@ def _check_options(
         raise ConfigError(f"match_igbp: expected True or an array of classes, found {type(match_igbp).__name__}.")
     if method == "bilinear" and match_igbp is not None and match_igbp is not False:
         raise ConfigError('match_igbp selects one cell: use it with method="nearest", without interpolation.')
-    if max_distance is not None and not 0 <= max_distance < np.inf:
-        raise ConfigError(f"max_distance: expected a distance of at least 0 km, or None, found {max_distance!r}.")
+    if max_distance_km is not None and not 0 <= max_distance_km < np.inf:
+        raise ConfigError(f"max_distance_km: expected a distance of at least 0 km, or None, found {max_distance_km!r}.")
 
 
 def _towers(cube: Labelled) -> xr.Dataset:

@@ -79,15 +79,15 @@ class SiteCells:
             self.cells[site], self.moved[site] = cell, True
             self._remark(site, f"assigned {summary}", f"{summary}, {km:.1f} km from the tower")
 
-    def move_to_data(self, towers: xr.Dataset, has_data: Lookup, max_distance: float) -> None:
+    def move_to_data(self, towers: xr.Dataset, has_data: Lookup, max_distance_km: float) -> None:
         """Use the nearest cell with data where a tower's cell has none."""
         inside = np.flatnonzero(self.cells[:, 0] >= 0)
         lacking = inside[~has_data(self.cells[inside])]
         latitude, longitude = places_of(towers)
         for i in lacking.tolist():
-            near = self.grid.neighbours(latitude[i], longitude[i], self.cells[i], km=max_distance, reach=None)[1:]
+            near = self.grid.neighbours(latitude[i], longitude[i], self.cells[i], km=max_distance_km, reach=None)[1:]
             cell = _first(near, has_data)
-            missing = f"without a cell with data within {max_distance:g} km"
+            missing = f"without a cell with data within {max_distance_km:g} km"
             self._use(i, cell, "the nearest cell with data", missing, self._km(towers, i, cell))
 
     def match(self, towers: xr.Dataset, class_of: Callable[[np.ndarray], np.ndarray], km: float | None) -> None:
@@ -114,13 +114,13 @@ class SiteCells:
         latitude, longitude = places_of(towers)
         return float(self.grid.distance(latitude[site : site + 1], longitude[site : site + 1], cell[None])[0])
 
-    def report(self, method: str, match_igbp: bool | xr.DataArray | None, max_distance: float | None) -> str:
+    def report(self, method: str, match_igbp: bool | xr.DataArray | None, max_distance_km: float | None) -> str:
         """Return how the maps were sampled as one sentence, and log the towers that are special."""
         text = "nearest cell" if method == "nearest" else "bilinear interpolation between cells"
         if match_igbp is not None and match_igbp is not False:
             text = f"nearest cell of the tower's IGBP class, at most {MATCH_CELLS} cells away"
-        elif max_distance is not None:
-            text += f", towers in cells without data: the nearest cell with data within {max_distance:g} km"
+        elif max_distance_km is not None:
+            text += f", towers in cells without data: the nearest cell with data within {max_distance_km:g} km"
         parts = [text]
         for summary, sites in self.counts.items():
             logger.warning("%d of %d towers are %s: %s", len(sites), len(self.sites), summary, _named(sites))

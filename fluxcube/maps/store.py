@@ -18,7 +18,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.maps.inputs import expected_files, input_paths
 from fluxcube.maps.regions import DIMS, Region, even_chunks, region_tasks, regions, sent_bytes
-from fluxcube.maps.workers import workers_for
+from fluxcube.maps.workers import connected, workers_for
 from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DEVICE, REGION_BYTES, validate_maps
@@ -92,8 +92,8 @@ def write_maps(
         threads of this process. Default: the active Dask client, else processes, or threads for a small job and for a
         forcing in RAM (`load`, `persist`), which processes would receive with each task.
     patience : float, optional
-        Seconds to wait for a scheduler and its first worker (by default 180), and, when all workers are lost or silent,
-        for a sign of life of one (by default 900).
+        Seconds to wait for a scheduler (by default 8), for its first worker (180), and, when all workers are lost or
+        silent, for a sign of life of one (900).
     progress : callable, optional
         ``progress(done, total, text)`` at the start and after each region; the text reports the land cells times
         time steps that are done, their number per second and the time left; at the start, the workers and the address
@@ -115,11 +115,20 @@ def write_maps(
     ConfigError
         If the chunks of the maps are not of one size along each dimension, or do not fit in RAM; if a process that
         computes has no such device as the maps require, or, with device="auto", some have a GPU and others do not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fluxcube.simulation.example import example_maps
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_maps(example_maps(days=2).chunk(time=24), f"{folder}/maps.zarr", scheduler="threads")
+    ...     sorted(open_maps(path).data_vars)
+    ['GPP_NT', 'NEE', 'RECO_NT']
     """
     maps, path = even_chunks(validate_maps(maps)), target(store, storage_options)
     task_bytes, device = int(maps.attrs.pop(REGION_BYTES, 0)), str(maps.attrs.pop(DEVICE, "cpu"))
     every = regions(maps)
-    with writing(path) as lock:
+    with connected(scheduler, patience) as client, writing(path) as lock:  # no store is made for one that is not there
         is_new = _prepare(path, maps, len(every), overwrite, resume)
         done = done_regions(path)
         todo = [region for key, region in every.items() if key not in done]
@@ -134,9 +143,7 @@ def write_maps(
             try:
                 sent = functools.partial(_sent_bytes, maps, path, todo)
                 inputs = functools.partial(_inputs, maps, path, todo)
-                with workers_for(
-                    scheduler, workers, cell_steps, task_bytes, path, sent, patience, device, inputs
-                ) as team:
+                with workers_for(client, workers, cell_steps, task_bytes, path, sent, patience, device, inputs) as team:
                     report.begin(team.text)
                     writer = RegionWriter(maps, path, team, report)
                     writer.write(todo)
@@ -191,6 +198,12 @@ def open_maps(
     ------
     StoreError
         If there is no such store, or it is unfinished.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> maps = fc.open_maps("maps.zarr")  # doctest: +SKIP
+    >>> fc.plot_map(maps.NEE.mean("time"), "nee.png")  # doctest: +SKIP
     """
     opened = open_store(store, kind="maps", allow_partial=partial, storage_options=storage_options)
     ds = as_opened(portable(validate_maps(opened)))

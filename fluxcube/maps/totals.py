@@ -55,7 +55,7 @@ def totals(
     by: str | None = None,
     regions: str | os.PathLike | Mapping[str, object] | None = None,
     every: str | None = None,
-    fluxes: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
     name: str = "name",
     latitude_step: float = 10.0,
     min_coverage: float = 0.9,
@@ -86,7 +86,7 @@ def totals(
         spread evenly.
     every : {"month", "year"}, optional
         One total for each calendar month or year (UTC). By default one total for the whole period of the maps.
-    fluxes : sequence of str, optional
+    targets : sequence of str, optional
         By default all of NEE, GPP, RECO, FCH4, LE and H in the maps.
     name : str
         Property of a GeoJSON feature that contains its name.
@@ -125,7 +125,7 @@ def totals(
         FCH4 is among the fluxes without a wetland fraction, or the wetland fraction does not fit; if NAME_std is among
         the fluxes.
     UnknownNameError
-        If the maps do not contain one of `fluxes`.
+        If the maps do not contain one of `targets`.
 
     Notes
     -----
@@ -146,7 +146,7 @@ def totals(
     ('PgC yr-1', 1.0)
     """
     maps = as_maps(maps)
-    names = _names(maps, fluxes)
+    names = _names(maps, targets)
     _check_units(maps, names)
     _check_wetland(maps, names, wetland)
     check_every(every, ("month", "year"))
@@ -178,7 +178,7 @@ def _check_wetland(maps: xr.Dataset, names: Sequence[str], wetland: xr.DataArray
         raise ConfigError(
             f"totals: {FLUX} is measured over wetlands, so that its total needs the area of wetland: pass "
             "wetland=, the share of each cell that is wetland (such as WAD2M, doi:10.5194/essd-13-2001-2021)"
-            + (f", or fluxes={others} for the others." if others else ".")
+            + (f", or targets={others} for the others." if others else ".")
         )
     if wetland is not None and FLUX not in names:
         raise ConfigError(f"totals: wetland= weighs {FLUX}, which is not among the fluxes: leave it out.")

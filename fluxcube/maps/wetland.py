@@ -67,6 +67,12 @@ def weight_by_wetland(maps: Maps, wetland: xr.DataArray) -> xr.Dataset:
     References
     ----------
     Zhang et al. 2021 (WAD2M, a monthly wetland fraction), doi:10.5194/essd-13-2001-2021.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> wetland = xr.open_dataset("wad2m.nc").Fw  # doctest: +SKIP
+    >>> maps = fc.weight_by_wetland(fc.open_maps("maps.zarr"), wetland)  # doctest: +SKIP
     """
     maps = as_maps(maps)
     if FLUX not in maps:

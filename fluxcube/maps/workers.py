@@ -34,10 +34,14 @@ logger = logging.getLogger(__name__)
 _AHEAD = 3
 #: Seconds without any worker after which a run stops; a cluster's queue may need that long to replace one.
 _PATIENCE = 900.0
-#: Seconds within which processes of this machine, or a named cluster, must answer.
+#: Seconds within which a worker must be there: a cluster may have to start it.
 _START = 180.0
+#: Seconds within which the scheduler of an address must answer: nothing is computed without it.
+_CONNECT = 8.0
 #: Seconds without an answer after which a message says what is waited for, and between two such messages.
 _NOTICE, _NOTICE_AGAIN = 5.0, 60.0
+#: What to set to wait longer, in the shell and in Python.
+_LONGER = "--patience SECONDS, in Python patience=SECONDS"
 #: Seconds without a sign of life after which a worker is reported; it sends one every few seconds.
 _SILENT = 8.0
 #: Seconds without a sign of life after which the scheduler of this machine restarts a worker.
@@ -176,8 +180,15 @@ class Cluster:
         except (OSError, RuntimeError) as error:
             raise StoreError("the Dask scheduler is gone") from error
 
-    def check(self) -> None:
-        """Raise StoreError if the scheduler or the local workers are gone, or if no worker shows a sign of life."""
+    def check(self, patience: float | None = None) -> None:
+        """Raise StoreError if the scheduler or the local workers are gone, or if no worker shows a sign of life.
+
+        Parameters
+        ----------
+        patience : float, optional
+            Seconds that may pass without one; by default those of the cluster.
+        """
+        patience = self._patience if patience is None else patience
         ended = [status for parent in self._parents if (status := parent.poll()) is not None]
         if self._parents and len(ended) == len(self._parents):
             raise StoreError(
@@ -185,11 +196,11 @@ class Cluster:
                 "fewer workers"
             )
         self._count_threads()
-        self._signs.report(self._patience)
-        if (silence := self._signs.silence()) > self._patience:
+        self._signs.report(patience)
+        if (silence := self._signs.silence()) > patience:
             raise StoreError(
                 f"no worker has {'shown a sign of life' if self.threads else 'been connected'} for {silence:.0f} s: "
-                "start workers, or wait longer (--patience)"
+                f"start workers, or wait longer ({_LONGER})"
             )
 
     def _count_threads(self) -> None:
@@ -223,7 +234,7 @@ def _answer(question: Callable[[], Any], patience: float) -> Any:
     try:
         answer = answers.get(timeout=_NOTICE)
     except queue.Empty:
-        logger.warning("the Dask scheduler does not answer; waiting for up to %.0f s (--patience)", patience)
+        logger.warning("the Dask scheduler does not answer; waiting for up to %.0f s (%s)", patience, _LONGER)
         try:
             answer = answers.get(timeout=max(0.0, patience - _NOTICE))
         except queue.Empty:
@@ -261,7 +272,32 @@ class _SignsOfLife:
         if silent:
             logger.warning("workers without a sign of life for more than %.0f s: %s", _SILENT, ", ".join(silent))
         else:
-            logger.warning("no worker is connected; waiting for one for up to %.0f s (--patience)", patience)
+            logger.warning("no worker is connected; waiting for one for up to %.0f s (%s)", patience, _LONGER)
+
+
+@contextlib.contextmanager
+def connected(scheduler: str | Client | None, patience: float | None = None) -> Iterator[str | Client | None]:
+    """Yield a client of the scheduler with this address; what is no address is yielded as it is.
+
+    Parameters
+    ----------
+    scheduler, patience
+        As in `fluxcube.write_maps`.
+
+    Raises
+    ------
+    ConfigError
+        If `patience` is no number of seconds above 0.
+    StoreError
+        If no scheduler answers in time.
+    """
+    if patience is not None and not patience > 0:
+        raise ConfigError(f"patience: expected a number of seconds above 0, found {patience}.")
+    if not isinstance(scheduler, str) or scheduler in ("threads", "processes"):
+        yield scheduler
+        return
+    with dask.config.set(_SHORT_LOGS), _connected(scheduler, _CONNECT if patience is None else patience) as client:
+        yield client
 
 
 @contextlib.contextmanager
@@ -310,8 +346,6 @@ def workers_for(
     StoreError
         If there is no such scheduler, or its workers cannot run tasks.
     """
-    if patience is not None and not patience > 0:
-        raise ConfigError(f"patience: expected a number of seconds above 0, found {patience}.")
     start = _START if patience is None else patience
     client = _active_client() if scheduler is None else scheduler
     if client is None:
@@ -329,7 +363,7 @@ def workers_for(
             cards, count = card_ids(device), _worker_count(count, task_bytes)
             client, text, parents = stack.enter_context(_processes(count, cards) if cards else _processes(count))
         elif isinstance(client, str):
-            client = stack.enter_context(_connected(client, start))
+            client = stack.enter_context(_connected(client, _CONNECT if patience is None else patience))
         cluster = Cluster(client, text, parents, _PATIENCE if patience is None else patience)
         _check_cluster(cluster, start, path, task_bytes, device, () if parents else inputs())
         yield cluster
@@ -417,11 +451,10 @@ def _connected(address: str, patience: float) -> Client:
         left = max(1.0, end - time.monotonic())
         return _answer(lambda: Quiet(address, timeout=left, set_as_default=False), left)
     except StoreError as error:
-        raise StoreError(f"{address}: {error}: check the address, or wait longer (--patience).") from error
+        raise StoreError(f"{address}: {error}: {_advice(address)}") from error
     except (OSError, TimeoutError) as error:
         raise StoreError(
-            f"no Dask scheduler answers at {address} within {patience:.0f} s ({error}): check the address, or wait "
-            "longer (--patience)."
+            f"no Dask scheduler answers at {address} within {patience:.0f} s ({error}): {_advice(address)}"
         ) from error
     except ValueError as error:
         raise StoreError(f"{address} is no address of a Dask scheduler ({error}): pass tcp://host:port.") from error
@@ -442,29 +475,26 @@ def _wait_for_port(address: str, end: float, patience: float) -> None:
         except OSError:
             if end - time.monotonic() < 1.0:
                 raise
-        if time.monotonic() >= notice - 1.0:
-            logger.warning("no Dask scheduler answers at %s; waiting for up to %.0f s (--patience)", address, patience)
+        if time.monotonic() >= notice - 1.0 and patience > _CONNECT:
+            logger.warning("no Dask scheduler answers at %s; waiting for up to %.0f s (%s)", address, patience, _LONGER)
             notice = math.inf
         time.sleep(0.5)
 
 
 def _wait_for_worker(cluster: Cluster, patience: float) -> None:
     """Wait until a worker is connected (StoreError if none is in time)."""
-    end, notice = time.monotonic() + patience, True
+    end = time.monotonic() + patience
     while True:
         try:
             cluster.client.wait_for_workers(1, timeout=max(0.01, min(_NOTICE, end - time.monotonic())))
             return
         except TimeoutError as error:
-            cluster.check()
             if time.monotonic() >= end:
                 raise StoreError(
-                    f"{_address(cluster.client)}: no worker answered within {patience:.0f} s: start workers, or "
-                    "wait longer (--patience)."
+                    f"{_address(cluster.client)}: no worker answered within {patience:.0f} s: start workers (dask "
+                    f"worker {_address(cluster.client)}), or wait longer ({_LONGER})."
                 ) from error
-            if notice:
-                logger.warning("no worker is connected yet; waiting for up to %.0f s (--patience)", patience)
-                notice = False
+            cluster.check(patience)
 
 
 def _address(client: Client) -> str:
@@ -531,3 +561,12 @@ def _worker_state(
     limit = dask_worker.memory_manager.memory_limit or 0
     lacks = None if unseen is None else (socket.gethostname(), unseen)
     return __version__, is_readable(path), limit, lacks, device_name(find_device(device))
+
+
+def _advice(address: str) -> str:
+    """Return what to do about a scheduler that does not answer."""
+    port = urlsplit(address).port or 8786
+    return (
+        f"check the address, start one there (dask scheduler --port {port}), or leave scheduler (--scheduler) out to "
+        f"compute on this machine; if it is about to start, wait longer ({_LONGER})."
+    )

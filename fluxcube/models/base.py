@@ -347,7 +347,16 @@ class BaseModel:
 
     A subclass sets `kind`, `config` and `sizes`, and defines `context`, `predict`, `weights` and `load_weights`. The
     files of its weights are named model.json, model.safetensors or model.<n>.ubj, the names that a run may remove.
+
+    A model of another package states `settings`, the class of its configuration, `resolutions`, the cubes that it works
+    on, and, if it has any, `presets`: names of class methods of its settings, each with that of the matching training
+    settings (`fluxcube.models.registry.Row`). The first preset is the default.
     """
+
+    trainer: ClassVar[str] = ""
+    settings: ClassVar[type[Config] | None] = None
+    resolutions: ClassVar[tuple[str, ...]] = ("hourly", "daily")
+    presets: ClassVar[Mapping[str, str]] = {}
 
     needed_columns: ClassVar[Mapping[str, str]] = {}
     averages_chips: ClassVar[bool] = False

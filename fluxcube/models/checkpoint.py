@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import struct
@@ -20,12 +21,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError, StoreError
+from fluxcube.errors import CheckpointError, ConfigError, ExtensionError, FluxcubeError, MissingPackageError, StoreError
 from fluxcube.models import registry, shipped
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
 from fluxcube.models.ensemble import MIXED, Ensemble, floors
 from fluxcube.parsing import read_json
+
+log = logging.getLogger(__name__)
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -45,6 +48,7 @@ _TYPES: dict[str, type] = {
     "seal": str,
     **dict.fromkeys(("config", "sizes", "files", "members", "shipped", "features"), dict),
     **dict.fromkeys(("calibration", "applicability", "split", "request", "training", "cube", "versions"), dict),
+    "package": dict,
     "weights": list,
 }
 
@@ -86,6 +90,7 @@ def save(
         "files": sums,
         "digest": _combined(sums),
         "versions": versions(),
+        **package_record(model.kind),
     }
     if applicability is not None:
         about["applicability"] = _write_applicability(applicability, folder)
@@ -120,10 +125,11 @@ def save_ensemble(folder: str | os.PathLike, names: Sequence[str], metadata: Map
     digests = {name: digest(folder / name) for name in names}
     about = {
         "format": FORMAT,
-        "kind": _read_about(folder / names[0], RUN)["kind"],
+        "kind": (kind := _read_about(folder / names[0], RUN)["kind"]),
         "members": digests,
         "digest": _combined(digests),
         "versions": versions(),
+        **package_record(kind),
     }
     _write_about(folder / ENSEMBLE, about | dict(metadata))
 
@@ -299,11 +305,12 @@ def load(folder: str | os.PathLike) -> tuple[Model, dict]:
     if is_ensemble(folder):
         return _load_ensemble(folder)
     about = _read_about(folder, RUN)
+    _check_package(folder, about)
     files = {name: _read_weights(folder, name, expected) for name, expected in about["files"].items()}
     try:
         model = registry.build(about["kind"], about["config"], about["sizes"])
         model.load_weights(files)
-    except MissingPackageError:
+    except (MissingPackageError, ExtensionError):
         raise
     except FluxcubeError as error:
         raise CheckpointError(f"{folder / RUN} is damaged or of another version of fluxcube: {error}") from error
@@ -374,6 +381,31 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def package_record(kind: str) -> dict[str, dict[str, str]]:
+    """Return the entry "package" of a checkpoint: the package of a model that is not of fluxcube, and its version."""
+    extension = registry.extension_of(kind)
+    return {} if extension is None else {"package": {"name": extension.package, "version": extension.version}}
+
+
+def _check_package(folder: Path, about: Mapping) -> None:
+    """Refuse a model whose package is missing (MissingPackageError); warn of another version of it."""
+    kind, record = about["kind"], about.get("package") or {}
+    name, version = record.get("name"), record.get("version")
+    found = registry.extension_of(kind)
+    if not name or (found is None and kind in registry.names()):
+        return
+    if found is None or found.package != name:
+        raise MissingPackageError(
+            f"{folder} is a model of the kind {kind}, which the package {name} {version} offers, and that is not "
+            f"installed here: pip install '{name}=={version}'."
+        )
+    if found.version != version:
+        log.warning(
+            "%s was trained with %s %s, and version %s is installed: if its estimates differ, pip install '%s==%s'",
+            *(folder, name, version, found.version, name, version),
+        )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

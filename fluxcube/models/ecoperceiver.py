@@ -61,8 +61,7 @@ class EcoPerceiver(TokenNetwork):
     replayed: Replayed | None = None
 
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes):
-        super().__init__()
-        self.config, self.sizes = config, sizes
+        super().__init__(config, sizes)
         width, token = config.latent, config.coding + config.embedding
         self.latents = nn.Parameter(torch.empty(1 if config.banded else config.context, width))
         self._add_token_parameters(config, sizes)

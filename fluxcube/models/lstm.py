@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,8 +102,7 @@ class Recurrent(Network):
     config: LSTMConfig
 
     def __init__(self, config: LSTMConfig, sizes: Sizes):
-        super().__init__()
-        self.config, self.sizes = config, sizes
+        super().__init__(config, sizes)
         self.n_inputs = sizes.inputs + len(sizes.cyclic)
         width = self.n_inputs + (sizes.numbers + sum(sizes.classes) if self.static else 0)
         self.lstm = self._lstm(width)
@@ -181,16 +179,6 @@ class Recurrent(Network):
         inputs = inputs.clone()
         inputs[..., columns] = angle.sin()
         return torch.cat([inputs, angle.cos()], -1)
-
-    def predict(self, batch: Batch) -> np.ndarray:
-        """Return (B, T, targets) float32 in scaled units; NaN in all days but the last."""
-        if self.training:
-            self.eval()
-        with torch.inference_mode():
-            out = self(self.on_device(batch)).float().cpu().numpy()
-        full = np.full((*batch.inputs.shape[:2], self.n_targets), np.nan, np.float32)
-        full[:, -1:] = out
-        return full
 
 
 class PlainLSTM(Recurrent):

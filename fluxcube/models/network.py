@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from fluxcube.models.base import BaseModel, Batch, Config
+from fluxcube.models.base import BaseModel, Batch, Config, Sizes
 from fluxcube.models.dropout import DropoutKey
 from fluxcube.models.tensors import from_files, to_device, to_files
 
@@ -17,8 +19,16 @@ class Network(nn.Module, BaseModel):
 
     Subclasses define `forward`, which returns scaled fluxes (B, emitted time steps, targets), or twice as many columns
     for a Gaussian head: means, then logarithms of variances.
+
+    Parameters
+    ----------
+    config : Config
+        Settings; its field `context`, if it has one, is the number of time steps of a window.
+    sizes : Sizes
+        Numbers of inputs and targets.
     """
 
+    trainer: ClassVar[str] = "descent"
     #: Tensors whose rows stand for one input, band or target each ("inputs", "bands", "targets"): a checkpoint can be
     #: trained further with others. Empty for a model that cannot.
     tensor_rows: ClassVar[Mapping[str, str]] = {}
@@ -26,6 +36,15 @@ class Network(nn.Module, BaseModel):
     free_settings: ClassVar[tuple[str, ...]] = ("dropout",)
     #: For a model of two training stages: False in the first one.
     joint: bool = True
+
+    def __init__(self, config: Config, sizes: Sizes):
+        super().__init__()
+        self.config, self.sizes = config, sizes
+
+    @property
+    def context(self) -> int:
+        """Number of time steps of a window: that of the settings."""
+        return getattr(self.config, "context", 1)
 
     @classmethod
     def rows_of_tensors(cls, config: Config) -> Mapping[str, str]:
@@ -67,6 +86,16 @@ class Network(nn.Module, BaseModel):
         """Return a batch of arrays or tensors as tensors on the model's device."""
         device = next(self.parameters()).device
         return batch.map(lambda array: to_device(array, device))
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Return (B, T, targets) float32 in scaled units; NaN in the time steps that `forward` does not return."""
+        if self.training:
+            self.eval()
+        with torch.inference_mode():
+            out = self(self.on_device(batch))[..., : self.n_targets].float().cpu().numpy()
+        full = np.full((*batch.inputs.shape[:2], self.n_targets), np.nan, np.float32)
+        full[:, -out.shape[1] :] = out
+        return full
 
     def weights(self) -> dict[str, bytes]:
         """Return the weights as one safetensors file."""

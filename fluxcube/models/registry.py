@@ -1,4 +1,7 @@
-"""Registry: one row per model with its class, settings, trainer, presets and resolutions."""
+"""Registry: one row per model with its class, settings, trainer, presets and resolutions.
+
+Models of other packages (entry points of the group ``fluxcube.models``) are found by name, in every process.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fluxcube.errors import ConfigError, missing_package, unknown
-from fluxcube.models.base import Config, Model, Sizes
+from fluxcube.extensions import Extended, Extension
+from fluxcube.extensions import find as find_extension
+from fluxcube.models.base import BaseModel, Config, Model, Sizes
 
 #: How a model is trained: by gradient descent on windows, or fitted on feature rows.
 Trainer = Literal["descent", "rows"]
@@ -126,9 +131,10 @@ _ROWS: dict[str, Row] = {
 
 
 def register(name: str, row: Row) -> None:
-    """Add a model from outside the package, in this process.
+    """Add a model in this process.
 
-    A process that loads its checkpoints, a worker of Dask among them, must register it, too.
+    A process that loads its checkpoints, a worker of Dask among them, must register it, too; a model of an installed
+    package needs no registration (`fluxcube.extensions`).
 
     Parameters
     ----------
@@ -144,18 +150,53 @@ def register(name: str, row: Row) -> None:
     """
     if name in _ROWS:
         raise ConfigError(f"a model named {name!r} is registered already: choose another name, or unregister it.")
+    _check_row(row)
+    _ROWS[name] = row
+
+
+def _check_row(row: Row) -> None:
     if row.trainer not in ("descent", "rows"):
         raise ConfigError(f"trainer must be descent or rows, found {row.trainer!r}.")
     if not row.resolutions or not set(row.resolutions) <= set(_BOTH):
         raise ConfigError(f"resolutions must be some of {', '.join(_BOTH)}, found {row.resolutions}.")
     if row.default is not None and row.default not in row.presets:
         raise ConfigError(f"default must be one of the presets {tuple(row.presets)}, found {row.default!r}.")
-    _ROWS[name] = row
+
+
+def _row_of(extension: Extension) -> Row:
+    """Return the row of a model of another package: its entry point names a class, or a Row."""
+    found = extension.load()
+    row = found if isinstance(found, Row) else _row_of_class(found)
+    _check_row(row)
+    kind = getattr(_load(extension.name, row.model), "kind", None)
+    if kind != extension.name:
+        raise ConfigError(f"kind of the class must be the name of the entry point, {extension.name!r}, found {kind!r}")
+    return row
+
+
+def _row_of_class(model: object) -> Row:
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise ConfigError(f"expected a class derived from Network or RowModel, or a Row, found {model!r:.80}")
+    if model.settings is None:
+        raise ConfigError(f"{model.__name__}.settings must be the class of its settings, found None")
+    return Row(
+        model=model,
+        config=model.settings,
+        trainer="descent" if model.trainer == "descent" else "rows",
+        resolutions=tuple(model.resolutions),
+        presets=model.presets,
+        default=next(iter(model.presets), None),
+    )
+
+
+#: Models of this package and registered ones, then those of other packages.
+_ALL: Extended[Row] = Extended("models", _ROWS, _row_of)
 
 
 def unregister(name: str) -> None:
-    """Remove a model (UnknownNameError, naming the nearest model)."""
-    find(name)
+    """Remove a model of this process (UnknownNameError, naming the nearest model)."""
+    if name not in _ROWS:
+        raise unknown("model", name, _ROWS)
     del _ROWS[name]
 
 
@@ -166,19 +207,31 @@ def find(name: str) -> Row:
     ------
     UnknownNameError
         If there is no such model; the message names the nearest one.
+    ExtensionError
+        If it is a model of another package that cannot be used.
 
     Examples
     --------
     >>> find("tam-rl").resolutions, find("xgboost").trainer
     (('daily',), 'rows')
     """
-    if name not in _ROWS:
-        raise unknown("model", name, _ROWS)
-    return _ROWS[name]
+    if name not in _ALL:
+        raise unknown("model", name, _ALL.names())
+    return _ALL[name]
+
+
+def extension_of(name: str) -> Extension | None:
+    """Return the installed extension that a model comes from; None if it is of this package or registered."""
+    return None if name in _ROWS else find_extension("models", name)
+
+
+def every() -> Extended[Row]:
+    """Return the rows of all models by name: of this package, registered ones, then those of other packages."""
+    return _ALL
 
 
 def names(*, trainer: Trainer | None = None, resolution: str | None = None) -> tuple[str, ...]:
-    """Return the names of all models, or of those with a trainer or for a resolution.
+    """Return the names of the models of this package and of registered ones, all or with a trainer or resolution.
 
     Examples
     --------

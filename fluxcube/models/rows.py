@@ -105,6 +105,7 @@ class RowModel(BaseModel):
         Whether `learn` uses the weights of the rows; `fluxcube.fit` refuses weights for other models.
     """
 
+    trainer: ClassVar[str] = "rows"
     uses_weights: ClassVar[bool] = False
     #: Device that predicts: "cpu", or a card with its number, such as "cuda:0".
     device: str = "cpu"

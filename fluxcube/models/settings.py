@@ -8,11 +8,32 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
+
+
+class Settings:
+    """Settings of a model: a base of frozen dataclasses whose values are checked, and that can be read from JSON.
+
+    Examples
+    --------
+    >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+    ... class Shape(Settings):
+    ...     width: int = 16
+    >>> Shape.from_dict({"width": 8})
+    Shape(width=8)
+    """
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Self:
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
+        return from_known_keys(cls, values)  # type: ignore[type-var]  # subclasses are dataclasses
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 class DataClass(Protocol):

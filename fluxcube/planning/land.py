@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fluxcube.errors import missing_package
-from fluxcube.plotting.maps import coast_lines
+from fluxcube.plotting.outlines import coast_lines
 
 #: South of this latitude no model of land is applied: Antarctica is ice, and its outline crosses all longitudes.
 SOUTH = -60.0

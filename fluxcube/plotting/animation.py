@@ -65,6 +65,11 @@ def animate_cycle(
         If the folder of `path` does not exist, or the disk is full.
     UnknownNameError
         If the maps do not contain `variable`.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> fc.animate_cycle(fc.open_maps("maps.zarr"), "day.gif", clock="solar")  # doctest: +SKIP
     """
     maps = as_maps(maps)
     path = _checked(Path(path), maps, variable, seconds)

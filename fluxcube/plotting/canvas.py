@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ __all__ = [
     "Style",
     "class_styles",
     "figure_of",
+    "fit_title",
     "ink",
     "model_styles",
     "new_axes",
@@ -284,6 +286,25 @@ def figure_of(ax: Axes) -> Figure:
     if figure is None:
         raise ConfigError("ax: expected axes of a figure, found axes that were removed from theirs; make new ones.")
     return figure
+
+
+def fit_title(ax: Axes, title: str, *, fontsize: float = 11, pad: float | None = None) -> None:
+    """Set the title of `ax`, its lines wrapped so that none is wider than the share of the figure that `ax` has.
+
+    Axes with a colour bar are not in the middle of their share, so that a fifth of it is left free.
+    """
+    figure, place = figure_of(ax), ax.get_subplotspec()
+    columns = 1 if place is None else place.get_gridspec().ncols / len(place.colspan)
+    room = 0.82 * figure.bbox.width / columns
+    text = ax.set_title(title, fontsize=fontsize, pad=pad)
+    text.set_parse_math(False)
+    lines = title.split("\n")
+    for _ in range(4):
+        width, letters = text.get_window_extent().width, max(map(len, text.get_text().split("\n")))
+        if width <= room or letters < 8:
+            return
+        most = max(8, int(letters * room / width))
+        text.set_text("\n".join(part for line in lines for part in textwrap.wrap(line, most) or [""]))
 
 
 def print_units(units: str) -> str:

@@ -80,13 +80,7 @@ def plot_cycles(
     diurnal = rows["x"].min() == 0
     labels = dict(zip(groups, group_labels(rows, groups), strict=True))
     for ax, group in zip(axes, groups, strict=True):
-        for model, one in rows[rows["group"] == group].groupby("model", sort=False):
-            _draw_cycle(ax, one, styles[str(model)], str(model))
-        ax.set_title(labels[group], fontsize=9)
-        ax.axhline(0, color=ink(), linewidth=0.5, alpha=0.6)
-        ticks = np.arange(0, 25, 6) if diurnal else np.arange(1, 13)
-        ax.set_xticks(ticks, [f"{x:d}" for x in ticks] if diurnal else list(_MONTHS), fontsize=8)
-        ax.tick_params(axis="y", labelsize=8)
+        draw_cycle_panel(ax, rows[rows["group"] == group], styles, diurnal, labels[group])
     figure = axes[0].figure
     units = print_units(str(rows["units"].iloc[0]))
     figure.supylabel(f"{rows['target'].iloc[0]} ({units})", fontsize=9, color=ink())
@@ -97,6 +91,17 @@ def plot_cycles(
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4), fontsize=8, frameon=False)
     save_picture(axes[0], path)
     return tuple(axes)
+
+
+def draw_cycle_panel(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Style], diurnal: bool, title: str) -> None:
+    """Draw the mean cycle of one group: the observations with their range, and a line for each model."""
+    for model, one in rows.groupby("model", sort=False):
+        _draw_cycle(ax, one, styles[str(model)], str(model))
+    ax.set_title(title, fontsize=9)
+    ax.axhline(0, color=ink(), linewidth=0.5, alpha=0.6)
+    ticks = np.arange(0, 25, 6) if diurnal else np.arange(1, 13)
+    ax.set_xticks(ticks, [f"{x:d}" for x in ticks] if diurnal else list(_MONTHS), fontsize=8)
+    ax.tick_params(axis="y", labelsize=8)
 
 
 def _draw_cycle(ax: Axes, rows: pd.DataFrame, style: Style, model: str) -> None:

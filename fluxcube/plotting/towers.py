@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,22 +16,18 @@ import xarray as xr
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.plotting.canvas import Style, figure_of, ink, new_axes, print_units, save_picture, styles_of
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
-from fluxcube.plotting.maps import coast_lines, extend_of
+from fluxcube.plotting.mapframe import MapFrame
+from fluxcube.plotting.maps import extend_of
+from fluxcube.plotting.places import WORLD
 from fluxcube.plotting.points import chosen_rows, score_label, title_and_legend
+from fluxcube.plotting.projections import Box
+from fluxcube.plotting.sitemaps import ERRORS, draw_dots, score_colors, score_limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import LinearSegmentedColormap
 
-#: Scores of which lower values are better.
-_ERRORS = ("rmse", "mae", "crps")
-#: Limits of the colours of scores; None are percentiles.
-_LIMITS = {"nse": (-0.5, 1.0), "corr2": (0.0, 1.0)}
-_WORLD = (-180.0, 180.0, -60.0, 85.0)
-#: Box of the enlarged part: west, east, south, north; and its place on the map (left, bottom, width, height).
-_EUROPE, _INSET = (-12.0, 32.0, 35.0, 70.0), (0.0, 0.0, 0.27, 0.52)
-#: Maximum number of points of a coast across a map; islands of a few points are left out.
-_POINTS, _ISLAND = 200, 3
+#: Part of the world that is enlarged, and its place on the map (left, bottom, width, height).
+_EUROPE, _INSET = Box(-12.0, 32.0, 35.0, 70.0), (0.0, 0.0, 0.27, 0.52)
 #: Minimum number of towers in Europe for the enlarged part.
 _MANY = 8
 
@@ -85,23 +81,16 @@ def plot_site_map(
     places = rows.drop_duplicates("site").set_index("site")
     wide = rows.pivot(index="site", columns="model", values=score).loc[places.index]
     values = wide[model].to_numpy(float) - (0.0 if against is None else wide[against].to_numpy(float))
-    low, high = _color_limits(score, values, limits, against is not None)
+    low, high = score_limits(score, values, limits, difference=against is not None)
     lon, lat = places["longitude"].to_numpy(float), places["latitude"].to_numpy(float)
     ax = new_axes(ax, (9.0, 4.3))
-    known = np.isfinite(values)
-    order = np.flatnonzero(known)[np.argsort(-values[known])]
-    cmap, shade = _color_map(lower_is_better=score in _ERRORS), values[order]
-    panels = [(ax, _WORLD, 26)]
-    west, east, south, north = _EUROPE
-    if ((lon > west) & (lon < east) & (lat > south) & (lat < north)).sum() >= _MANY:
-        panels.append((ax.inset_axes(_INSET), _EUROPE, 20))
-    for panel, box, size in panels:
-        _draw_land(panel, box)
-        panel.scatter(lon[~known], lat[~known], s=size, facecolors="none", edgecolors=ink(), linewidths=0.5)
-        dots = panel.scatter(lon[order], lat[order], s=size, c=shade, cmap=cmap, vmin=low, vmax=high, zorder=3)
-        dots.set(edgecolors=ink(), linewidths=0.5)
+    style = {"cmap": score_colors(lower_is_better=score in ERRORS), "vmin": low, "vmax": high}
+    dots = _draw_box(ax, WORLD, lon, lat, values, style, size=26)
+    inside = (lon > _EUROPE.west) & (lon < _EUROPE.east) & (lat > _EUROPE.south) & (lat < _EUROPE.north)
+    if inside.sum() >= _MANY:
+        _draw_box(ax.inset_axes(_INSET), _EUROPE, lon, lat, values, style, size=20)
     label = score_label(rows, score) if against is None else f"{score_label(rows, score)}, difference from {against}"
-    extend = extend_of(values[known], low, high)
+    extend = extend_of(values, low, high)
     bar = figure_of(ax).colorbar(dots, cax=ax.inset_axes((1.01, 0.0, 0.02, 1.0)), extend=extend)
     bar.set_label(label, fontsize=9)
     shown = model if against is None else f"{model} less {against}"
@@ -109,56 +98,17 @@ def plot_site_map(
     return save_picture(ax, path)
 
 
-def _color_map(*, lower_is_better: bool) -> LinearSegmentedColormap:
-    """Return colours from orange (bad) to blue (good), which are legible on white and on black."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    colors = ("#C04F00", "#E8A66B", "#CFCFCF", "#76B2DB", "#0063A6")
-    return LinearSegmentedColormap.from_list("skill", colors[::-1] if lower_is_better else colors)
-
-
-def _color_limits(
-    score: str, values: np.ndarray, limits: tuple[float, float] | None, difference: bool
-) -> tuple[float, float]:
-    if limits is not None:
-        return limits
-    if score in _LIMITS and not difference:
-        return _LIMITS[score]
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, (5, 95)) if len(finite) else (0.0, 1.0)
-    if difference:
-        high = max(abs(low), abs(high)) or 1.0
-        low = -high
-    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
-
-
-def _draw_land(ax: Axes, box: tuple[float, float, float, float]) -> None:
-    """Draw the coasts within a box, with as many points as its scale needs."""
-    from matplotlib.collections import LineCollection
-
-    west, east, south, north = box
-    lines = [part for line in coast_lines() for part in _within(line, box, (east - west) / _POINTS)]
-    ax.add_collection(LineCollection(lines, colors="#808080", linewidths=0.6, zorder=1), autolim=False)
-    ax.set(xlim=(west, east), ylim=(south, north), xticks=[], yticks=[], aspect="equal" if box == _WORLD else 1.6)
+def _draw_box(
+    ax: Axes, box: Box, lon: np.ndarray, lat: np.ndarray, values: np.ndarray, style: dict[str, Any], *, size: float
+) -> Any:
+    """Draw the towers of a part of the world with coasts, without ticks."""
+    MapFrame(ax, box).land(borders=False)
+    dots = draw_dots(ax, lon, lat, values, size=size, **style)
+    ax.set(xlim=(box.west, box.east), ylim=(box.south, box.north), xticks=[], yticks=[])
+    ax.set_aspect("equal" if box is WORLD else 1.6)
     ax.spines[:].set_visible(True)
     ax.spines[:].set_linewidth(0.6)
-
-
-def _within(line: np.ndarray, box: tuple[float, float, float, float], step: float) -> list[np.ndarray]:
-    """Return the parts (points, 2) of a line near a box, with points that are at least a number of degrees apart."""
-    west, east, south, north = box
-    near = (line[:, 0] >= west - 3) & (line[:, 0] <= east + 3) & (line[:, 1] >= south - 3) & (line[:, 1] <= north + 3)
-    runs = np.split(np.arange(len(line)), np.flatnonzero(np.diff(near)) + 1)
-    parts = [_thinned(line[run], step) for run in runs if near[run[0]]]
-    return [part for part in parts if len(part) > _ISLAND]
-
-
-def _thinned(line: np.ndarray, step: float) -> np.ndarray:
-    kept = [line[0]]
-    for point in line[1:-1]:
-        if np.abs(point - kept[-1]).max() >= step:
-            kept.append(point)
-    return np.array([*kept, line[-1]])
+    return dots
 
 
 def plot_density(
@@ -217,10 +167,11 @@ def plot_density(
     bar.set_label("number of rows", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     lines = (
-        f"NSE {float(one['nse']):.2f}, RMSE {float(one['rmse']):.2f}, bias {float(one['bias']):+.2f}",
-        f"slope {slope:.2f}, n = {int(one['n']):,}",
+        f"NSE {float(one['nse']):.2f}, RMSE {float(one['rmse']):.2f}",
+        f"bias {float(one['bias']):+.2f}, slope {slope:.2f}",
+        f"n = {int(one['n']):,}",
     )
-    ax.text(0.0, -0.16, "\n".join(lines), transform=ax.transAxes, fontsize=8, va="top")
+    ax.text(0.03, 0.97, "\n".join(lines), transform=ax.transAxes, fontsize=8, va="top")
     ax.set_title(f"{target}: {model}" if title is None else title, fontsize=10)
     return save_picture(ax, path)
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from fluxcube.evaluation.skill import MIN_SITES, class_means
 from fluxcube.plotting.canvas import model_styles
-from fluxcube.plotting.maps import plot_differences
 from fluxcube.plotting.points import plot_subsets
+from fluxcube.plotting.scorebars import plot_differences
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, score_columns, slug
 from fluxcube.reports.tables import interval_note, rows_of, wide_table

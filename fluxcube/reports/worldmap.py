@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from fluxcube.plotting.maps import coast_lines
+from fluxcube.plotting.outlines import coast_lines
 from fluxcube.reports.evidence import Evidence
 
 _SCORES = {"nse": "NSE", "rmse": "RMSE", "bias": "bias", "corr2": "corr²"}

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import sites_without_drivers
+from fluxcube.cubes.supplied import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config, Sizes
@@ -220,6 +221,7 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
     check_units(cube)
     start = None if request.init is None else Start.read(request.init, model)
     request = _with_features(cube, request, start)
+    cube = with_supplied(cube, (*(request.predictors or ()), *(request.static or ())))
     targets = (request.target,) if isinstance(request.target, str) else tuple(request.target or ())
     named = [name for name in request.predictors or () if name not in WORDS]
     checks.check_names(cube, targets, named, request.bands, request.pixels or CHIP_PIXELS)

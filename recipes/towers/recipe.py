@@ -16,7 +16,7 @@ from fluxcube.evaluation.skill import class_means, score_table
 from fluxcube.evaluation.subsets import subset_masks, subset_table
 from fluxcube.evaluation.sums import Sums, site_sums
 from fluxcube.experiments import Variant, predictions_of, score_members, settings_table, trained
-from fluxcube.plotting.maps import plot_differences, plot_scores
+from fluxcube.plotting.scorebars import plot_differences, plot_scores
 from fluxcube.samples.splits import load_folds
 from fluxcube.shipping import average
 

@@ -124,7 +124,7 @@ def test_a_column_that_is_there_twice_is_one_column():
 @pytest.mark.parametrize("method", ["nearest", "bilinear"])
 def test_no_towers_and_towers_in_one_cell(chunks, method):
     maps = grid(**REGION) if chunks is None else grid(**REGION).chunk(chunks)
-    none = fc.sample_at_sites(maps, INSIDE.isel(site=slice(0, 0)), method=method, max_distance=10)
+    none = fc.sample_at_sites(maps, INSIDE.isel(site=slice(0, 0)), method=method, max_distance_km=10)
     assert none.NEE.shape == (0, 3)
     same = fc.sample_at_sites(maps, towers(*[(46.0, 9.0)] * 3), method=method)
     np.testing.assert_array_equal(same.NEE[:, 0], [46009.0] * 3)
@@ -187,7 +187,7 @@ def test_a_tower_at_the_sea_takes_the_nearest_cell_with_data(lazy, method, caplo
     places = towers((46.0, 9.3), (46.0, 10.4), (46.0, 9.0))
     assert np.isnan(fc.sample_at_sites(maps, places).NEE[:2]).all()
     with caplog.at_level(logging.WARNING):
-        out = fc.sample_at_sites(maps, places, max_distance=30, method=method)
+        out = fc.sample_at_sites(maps, places, max_distance_km=30, method=method)
     np.testing.assert_array_equal(out.NEE[:, 0], [46009.0, np.nan, 46009.0])
     assert out.cell_note.values[0].startswith("the nearest cell with data, 23.") and out.cell_note.values[2] == ""
     assert out.cell_note.values[1] == "without a cell with data within 30 km"
@@ -203,7 +203,7 @@ def test_cells_without_land_are_noted_and_never_taken():
     out = fc.sample_at_sites(maps, places)
     assert out.cell_note.values.tolist() == ["in a cell without land", ""]
     np.testing.assert_array_equal(out.cell_land_fraction, [0, 0.7])
-    assert fc.sample_at_sites(maps, places, max_distance=30).cell_longitude.values.tolist() == [9.0, 9.0]
+    assert fc.sample_at_sites(maps, places, max_distance_km=30).cell_longitude.values.tolist() == [9.0, 9.0]
 
 
 def test_interpolation_leaves_missing_cells_out():
@@ -239,7 +239,7 @@ def test_the_nearest_cell_of_the_class_of_a_tower(kind):
     if not array:
         assert out.cell_igbp.values.tolist() == ["GRA", "GRA", "DBF", ""]
         assert fc.sample_at_sites(maps, places).cell_igbp.values.tolist() == ["DBF"] * 4
-    near = fc.sample_at_sites(maps, places, match_igbp=classes if array else True, max_distance=80)
+    near = fc.sample_at_sites(maps, places, match_igbp=classes if array else True, max_distance_km=80)
     assert np.isnan(near.NEE[1]).all() and np.isfinite(near.NEE[0]).all()
 
 
@@ -422,7 +422,7 @@ def test_real_reanalysis_at_davos(shared_data):
     "change, error, words",
     [
         (lambda m, c: (m, c, {"method": "linear"}), UnknownNameError, "bilinear"),
-        (lambda m, c: (m, c, {"max_distance": -1}), ConfigError, "max_distance"),
+        (lambda m, c: (m, c, {"max_distance_km": -1}), ConfigError, "max_distance_km"),
         (lambda m, c: (m, c, {"match_igbp": True}), SchemaError, "pass an array"),
         (lambda m, c: (m, c, {"match_igbp": True, "method": "bilinear"}), ConfigError, "nearest"),
         (lambda m, c: (m, c, {"match_igbp": "GRA"}), ConfigError, "array of classes"),

@@ -52,7 +52,7 @@ def test_netcdf_holds_what_the_maps_hold(hours, tmp_path):
         meanings = back.igbp.attrs["flag_meanings"].split()
         assert [meanings[i] for i in back.igbp.values.ravel()] == hours.igbp.values.ravel().tolist()
         again = back.rename(lat="latitude", lon="longitude").set_coords(["land_fraction", "cell_area"])
-        assert float(totals(again, fluxes=["NEE"]).NEE) == pytest.approx(float(totals(hours).NEE), rel=1e-6)
+        assert float(totals(again, targets=["NEE"]).NEE) == pytest.approx(float(totals(hours).NEE), rel=1e-6)
 
 
 def test_netcdf_is_as_cf_and_x_base_have_it(days, tmp_path):

@@ -153,7 +153,7 @@ def test_layers_are_averaged_as_what_they_are():
         with pytest.raises(ConfigError, match=r"NEE_std is the standard deviation"):
             mean_cycle(only, min_coverage=0)
     with pytest.raises(ConfigError, match=r"NEE_std is the standard deviation.*NEE_spread"):
-        totals(maps, fluxes=["NEE_std"])
+        totals(maps, targets=["NEE_std"])
     assert "NEE_std" not in told and {"NEE_spread", "applicable"} <= set(told)
     assert 0 < float(told.applicable.mean()) < 1 and "flag_values" not in told.applicable.attrs
     assert told.land_fraction.equals(maps.land_fraction) and "kind" not in told.attrs

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -185,16 +186,29 @@ class Deadly(SlowModel):
         return super().predict(batch)
 
 
-def test_no_scheduler_and_no_workers_are_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["refuses", "is silent"])
+def test_no_store_is_made_for_a_scheduler_that_is_not_there(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(workers_module, "_CONNECT", 1.0)
+    store = tmp_path / "maps.zarr"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if kind == "is silent" else 9
+        with pytest.raises(StoreError, match=rf"tcp://127\.0\.0\.1:{port}.*dask scheduler --port {port}.*--scheduler"):
+            write_maps(make_maps(days=2), store, scheduler=f"tcp://127.0.0.1:{port}")
+    assert not store.exists() and not list(tmp_path.iterdir())
+
+
+def test_no_workers_are_named_in_one_message(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(workers_module, "_START", 1.0)
-    with pytest.raises(StoreError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        write_maps(make_maps(days=2), tmp_path / "maps.zarr", scheduler="tcp://127.0.0.1:9")
+    monkeypatch.setattr(workers_module, "_NOTICE", 0.2)
     from distributed import Client, LocalCluster
 
     maps = make_maps(days=2)
     with LocalCluster(n_workers=0, dashboard_address=None) as cluster, Client(cluster) as client:
         with pytest.raises(StoreError, match="no worker answered"):
             write_maps(maps, tmp_path / "maps.zarr", scheduler=client)
+        assert [text for text in caplog.messages if "no worker is connected" in text] == [
+            "no worker is connected; waiting for one for up to 1 s (--patience SECONDS, in Python patience=SECONDS)"
+        ]
         monkeypatch.setattr(workers_module, "_PATIENCE", -1.0)
         monkeypatch.setattr(workers_module, "_check_cluster", lambda *args: None)
         monkeypatch.setattr(writer_module, "_CHECK_EVERY", 0.1)

@@ -269,7 +269,7 @@ def test_spread_and_applicability_come_along():
     flat = maps.drop_vars("NEE").rename(NEE_spread="NEE").drop_vars("applicable")
     assert float(told.NEE_spread) == pytest.approx(float(totals(flat).NEE))
     assert "upper bound" in told.NEE_spread.attrs["error_correlation"]
-    east = totals(maps.isel(longitude=slice(7, None)), fluxes=["NEE"])
+    east = totals(maps.isel(longitude=slice(7, None)), targets=["NEE"])
     assert float(told.applicable) == pytest.approx(float(east.area / told.area))
     # an upper bound of what members differ by, however their errors hang together
     members = [noisy(seed=seed).assign_coords(land_fraction=maps.land_fraction) for seed in range(5)]
@@ -312,7 +312,7 @@ def test_what_cannot_be_added_up_is_refused():
     with pytest.raises(SchemaError, match="a flux"):
         totals(maps.rename(NEE="dissimilarity"))
     with pytest.raises(UnknownNameError, match="GPP"):
-        totals(maps, fluxes=["GPP"])
+        totals(maps, targets=["GPP"])
     with pytest.raises(ConfigError, match="by: expected"):
         totals(maps, by="biome")
     with pytest.raises(ConfigError, match="need each other"):

@@ -47,7 +47,7 @@ def wetland(maps):
 
 def by_hand(maps, share):
     """Total in TgCH4 yr-1 of a plain sum; `share` (latitude, longitude) or (time, latitude, longitude)."""
-    area = totals(maps.assign_coords(land_fraction=xr.ones_like(maps.land_fraction)), by=None, fluxes=["NEE"]).area
+    area = totals(maps.assign_coords(land_fraction=xr.ones_like(maps.land_fraction)), by=None, targets=["NEE"]).area
     rows = np.cos(np.deg2rad(maps.latitude))  # for a comparison to 0.1 %
     cell = float(area) * rows / (rows.sum() * maps.sizes["longitude"])
     return float((maps.FCH4.fillna(0) * share * cell).sum() * 86400 * 1e-9 * 16.043 * 1e-12)
@@ -58,7 +58,7 @@ def test_the_total_is_flux_times_wetland(maps, wetland):
     assert float(out.FCH4) == pytest.approx(by_hand(maps, wetland), rel=1e-3)
     assert float(out.FCH4_spread) == pytest.approx(float(out.FCH4) / 10, rel=1e-5)
     assert out.FCH4.attrs["units"] == "TgCH4 yr-1" and 0 < float(out.wetland_area) < 0.3 * float(out.area)
-    assert float(out.NEE) == float(totals(maps, fluxes=["NEE"]).NEE), "other fluxes are per area of land"
+    assert float(out.NEE) == float(totals(maps, targets=["NEE"]).NEE), "other fluxes are per area of land"
     assert float(totals(maps, wetland=wetland / 2).FCH4) == pytest.approx(float(out.FCH4) / 2)
     land = maps.assign_coords(land_fraction=maps.land_fraction / 2)
     assert float(totals(land, wetland=wetland).FCH4) == pytest.approx(float(out.FCH4)), "not a share of the land"
@@ -79,11 +79,11 @@ def test_weighted_maps_have_the_same_total_and_say_so(maps, wetland):
 
 
 def test_without_a_wetland_fraction_a_total_is_refused(maps):
-    with pytest.raises(ConfigError, match=r"pass wetland=.*or fluxes=\['NEE'\]"):
+    with pytest.raises(ConfigError, match=r"pass wetland=.*or targets=\['NEE'\]"):
         totals(maps)
     with pytest.raises(ConfigError, match="area of wetland"):
-        totals(maps, fluxes=["FCH4"])
-    assert "FCH4" not in totals(maps, fluxes=["NEE"])
+        totals(maps, targets=["FCH4"])
+    assert "FCH4" not in totals(maps, targets=["NEE"])
 
 
 def test_a_wetland_that_varies_weighs_each_month(maps, wetland):
@@ -161,7 +161,7 @@ def test_a_wetland_that_does_not_fit_is_refused_with_what_to_do(maps, wetland, c
         with pytest.raises(error, match=why):
             totals(maps, wetland=other)
     with pytest.raises(ConfigError, match="leave it out"):
-        totals(maps, fluxes=["NEE"], wetland=wetland)
+        totals(maps, targets=["NEE"], wetland=wetland)
     totals(maps, wetland=unknown.fillna(0))
     totals(maps, wetland=wetland.where(maps.land_fraction > 0, 1.0))
     assert "without land" in caplog.text and "counts as no wetland" not in caplog.text

@@ -14,7 +14,9 @@ from fluxcube.evaluation.skill import compare
 from fluxcube.maps.means import mean_cycle, mean_maps
 from fluxcube.plotting.animation import animate_cycle
 from fluxcube.plotting.canvas import print_units
-from fluxcube.plotting.maps import coast_lines, plot_differences, plot_map, plot_scores
+from fluxcube.plotting.maps import plot_map
+from fluxcube.plotting.outlines import coast_lines
+from fluxcube.plotting.scorebars import plot_differences, plot_scores
 from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.variables import table
 
@@ -151,7 +153,7 @@ def test_longitudes_of_any_convention_are_drawn_in_one_piece(longitude, edges):
     middle = (corners[:-1, :-1, 0] + corners[1:, 1:, 0]) / 2
     np.testing.assert_allclose((middle + 180) % 360 - 180, drawn.reshape(middle.shape))
     first, last = (ax.xaxis.get_major_formatter()(x, 0) for x in (-180, 180))
-    assert first == last == "180°W"
+    assert first == last == "180°"
 
 
 def hatched(ax):
@@ -253,7 +255,7 @@ def test_invalid_animations_are_refused(tmp_path):
 
 
 def test_coasts_can_be_left_out():
-    assert len(plot_map(flux(), coast=False).collections) == len(plot_map(flux()).collections) - 1
+    assert len(plot_map(flux(), coast=False).collections) == len(plot_map(flux(), borders=False).collections) - 1
 
 
 def test_files_are_written_and_replaced(tmp_path):

@@ -78,8 +78,7 @@ class ToyNetwork(Network):
     kind = "toy-network"
 
     def __init__(self, config, sizes):
-        super().__init__()
-        self.config, self.sizes = config, sizes
+        super().__init__(config, sizes)
         self.layer = nn.Linear(sizes.inputs, sizes.targets)
 
     @property

@@ -85,6 +85,12 @@ def copy_era5(
         As `open_era5`.
     StoreError
         If a store already exists at the path, or the disk is full.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> june = ("2019-06-01", "2019-06-30")
+    >>> fc.copy_era5("arco-era5", "alps.zarr", bbox=(5, 43.5, 17, 48.5), time=june)  # doctest: +SKIP
     """
     files = read_files(
         source,

@@ -19,7 +19,7 @@ from fluxcube.sources.products.axes import CYCLE_HOUR, HOUR, Grid
 from fluxcube.sources.products.fluxes import LAND, Found
 from fluxcube.sources.products.lazy import FluxArray, Gate, Part, SumArray
 from fluxcube.sources.products.stores import Raw, Traffic, names_of, open_all
-from fluxcube.sources.products.table import PARTITIONED, Product, product_named, products, recognised
+from fluxcube.sources.products.table import PARTITIONED, Product, product_named, products, recognised, recognising
 from fluxcube.stores.reading import is_url
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def open_product(
         public address of FLUXCOM-X-BASE, hourly at 0.05 degrees. A Dataset must be open with its own names.
     product : {"x-base", "fluxcom-rs-meteo", "metaflux", "gloflux", "upch4", "cf"}, optional
         By default the names of the files and their global attributes identify it. "cf" is any file: CF standard names,
-        else usual names, find its fluxes.
+        else usual names, find its fluxes. Installed packages may offer others (`fluxcube.extensions`).
     partition : {"NT", "DT"}, optional
         Partition that the names of GPP and RECO end with; by default the product's, or NT where it states none.
     variables : mapping of str to str, optional
@@ -114,11 +114,7 @@ def _opened(
         known = known or product_named(source)
         source = products()[source].address
     names = names_of(source)
-    members = (
-        known.members
-        if known
-        else tuple({m for p in products().values() if p.recognises(names, {}) for m in p.members})
-    )
+    members = known.members if known else tuple({member for one in recognising(names, {}) for member in one.members})
     raws = open_all(source, members=members, options=options, traffic=traffic)
     shown = public_address(str(source)) if is_url(str(source)) else str(source)
     return known or recognised([*names, *(raw.name for raw in raws)], raws[0].data.attrs, shown), raws

@@ -1,11 +1,15 @@
-"""The table of products: how each is recognised, and which of its variables is which flux."""
+"""The table of products: how each is recognised, and which of its variables is which flux.
+
+The file ``data/products.yml`` lists the products of the package; an entry point of the group ``fluxcube.products`` of
+another package adds one, as a mapping with the keys of that file.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +17,8 @@ from typing import Any
 import xarray as xr
 import yaml
 
-from fluxcube.errors import SourceError, unknown
+from fluxcube.errors import ConfigError, SourceError, unknown
+from fluxcube.extensions import Extended, Extension
 
 #: Fluxes that were separated from NEE by a method, which is part of their names in fluxcube.
 PARTITIONED = ("GPP", "RECO")
@@ -60,15 +65,15 @@ class Product:
 
     name: str
     title: str
-    citation: str
-    doi: str
-    licence: str
-    files: tuple[str, ...]
-    attributes: Mapping[str, str]
-    partition: str
-    clock: str
-    note: str
-    rules: tuple[Rule, ...]
+    citation: str = ""
+    doi: str = ""
+    licence: str = ""
+    files: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    partition: str = ""
+    clock: str = ""
+    note: str = ""
+    rules: tuple[Rule, ...] = ()
     address: str = ""
     members: tuple[str, ...] = ()
 
@@ -80,27 +85,61 @@ class Product:
         return any(re.search(pattern, value, re.IGNORECASE | re.DOTALL) for pattern, value in found)
 
 
-@functools.cache
-def products() -> Mapping[str, Product]:
-    """Return the table of products, by name.
+def products() -> Extended[Product]:
+    """Return the table of products, by name: those of this package, then those of other packages.
 
     Examples
     --------
-    >>> list(products())
+    >>> list(products())[:6]
     ['x-base', 'fluxcom-rs-meteo', 'metaflux', 'gloflux', 'upch4', 'cf']
     """
-    text = resources.files("fluxcube").joinpath("data/products.yml").read_text("utf-8")
-    table = yaml.safe_load(text)
-    generic = _rules(table[GENERIC]["variables"])
-    generic += tuple(_companion(rule, suffix) for rule in generic for suffix in ("_std", "_spread"))
-    return MappingProxyType({name: _product(name, row, generic) for name, row in table.items()})
+    return Extended("products", _shipped(), _product_of)
+
+
+@functools.cache
+def _table() -> Mapping[str, Mapping[str, Any]]:
+    return yaml.safe_load(resources.files("fluxcube").joinpath("data/products.yml").read_text("utf-8"))
+
+
+@functools.cache
+def _shipped() -> Mapping[str, Product]:
+    return MappingProxyType({name: _product(name, row, _generic()) for name, row in _table().items()})
+
+
+@functools.cache
+def _generic() -> tuple[Rule, ...]:
+    """Return the rules of all products: names and CF standard names of fluxes, and of their companions."""
+    generic = _rules(_table()[GENERIC]["variables"])
+    return generic + tuple(_companion(rule, suffix) for rule in generic for suffix in ("_std", "_spread"))
+
+
+def _product_of(extension: Extension) -> Product:
+    """Return the product of another package: its entry point names a mapping, or a function that returns one."""
+    found = extension.load()
+    row = found() if callable(found) else found
+    if not isinstance(row, Mapping) or "title" not in row:
+        raise ConfigError(f"expected a mapping with title, files and variables, found {row!r:.80}")
+    known = [one.name for one in fields(Product) if one.name not in ("name", "rules")]
+    for key in row:
+        if key not in (*known, "variables"):
+            raise unknown("key of a product", key, (*known, "variables"))
+    for pattern in (*row.get("files", ()), *row.get("attributes", {}).values()):
+        re.compile(pattern)
+    return _product(extension.name, row, _generic())
 
 
 def product_named(name: str) -> Product:
     """Return a product of the table (UnknownNameError if there is none of that name)."""
     if name not in products():
-        raise unknown("product", name, products())
+        raise unknown("product", name, products().names())
     return products()[name]
+
+
+def recognising(names: Iterable[str], attrs: Mapping[str, object]) -> list[Product]:
+    """Return the products that names of files or global attributes identify; of other packages if none of ours does."""
+    names = tuple(names)
+    own = [product for product in _shipped().values() if product.recognises(names, attrs)]
+    return own or [product for product in products().values() if product.recognises(names, attrs)]
 
 
 def recognised(names: Iterable[str], attrs: Mapping[str, object], where: str) -> Product:
@@ -121,7 +160,7 @@ def recognised(names: Iterable[str], attrs: Mapping[str, object], where: str) ->
         If they identify no product, or several.
     """
     names = tuple(names)
-    found = [product for product in products().values() if product.recognises(names, attrs)]
+    found = recognising(names, attrs)
     if len(found) == 1:
         return found[0]
     known = ", ".join(products())
@@ -135,11 +174,11 @@ def recognised(names: Iterable[str], attrs: Mapping[str, object], where: str) ->
 
 
 def _product(name: str, row: Mapping[str, Any], generic: tuple[Rule, ...]) -> Product:
-    fields = {key: value for key, value in row.items() if key != "variables"}
+    settings = {key: value for key, value in row.items() if key != "variables"}
     for key in ("files", "members"):
-        fields[key] = tuple(row.get(key, ()))
-    own = () if name == GENERIC else _rules(row["variables"])
-    return Product(name=name, rules=own + generic, **fields)
+        settings[key] = tuple(row.get(key, ()))
+    own = () if name == GENERIC else _rules(row.get("variables", ()))
+    return Product(name=name, rules=own + generic, **settings)
 
 
 def _companion(rule: Rule, suffix: str) -> Rule:

@@ -95,6 +95,11 @@ def inspect_raw(
         If a path does not exist.
     ConfigError
         If there is no such order or resolution.
+
+    Examples
+    --------
+    >>> table = inspect_raw("downloads/")  # doctest: +SKIP
+    >>> table.query("used")[["site", "network", "first_year", "last_year"]]  # doctest: +SKIP
     """
     discovery = discover(raw, order=order, resolution=resolution)
     ignored: list[tuple[str, str]] = [*discovery.bad_sites, *discovery.ignored]

@@ -1,6 +1,7 @@
 """Networks that publish tower data, and the content of a file as its name states it.
 
-The file ``data/networks.yml`` describes every network that the package knows; `register_network` adds one from outside.
+The file ``data/networks.yml`` describes every network that the package knows; `register_network` adds one in this
+process, and an entry point of the group ``fluxcube.networks`` of another package one in every process.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fluxcube.errors import ConfigError
+from fluxcube.extensions import Extended, Extension
 from fluxcube.sources.towers.archives import Location
+
+if TYPE_CHECKING:
+    from fluxcube.sources.towers.readers import Reader
 
 #: Resolutions (as file names write them) of half-hourly and hourly tables, and of daily tables.
 HOURLY_TABLES, DAILY_TABLE = ("HH", "HR"), "DD"
@@ -52,8 +56,9 @@ class Network:
         Products that contain measurements, best first. Files of other products are ignored. Empty: all are read.
     product, resolution : str
         Product and resolution of files whose names do not state them.
-    reader : str or None
-        Name of the reader of its files (`fluxcube.sources.towers.readers`). None: its files are refused.
+    reader : str, Reader or None
+        Name of the reader of its files (`fluxcube.sources.towers.readers`), or the reader itself. None: its files are
+        refused.
     daily : bool
         Whether its daily (DD) tables are read for a daily cube.
     daily_quality : bool
@@ -76,7 +81,7 @@ class Network:
     products: tuple[str, ...] = ()
     product: str = ""
     resolution: str = ""
-    reader: str | None = None
+    reader: str | Reader | None = None
     daily: bool = False
     daily_quality: bool = True
     why_no_days: str = ""
@@ -133,15 +138,27 @@ class Archive:
 _REGISTERED: dict[str, Network] = {}
 
 
-def networks() -> Mapping[str, Network]:
-    """Return every network by name: those of ``data/networks.yml``, then registered ones.
+def networks() -> Extended[Network]:
+    """Return every network by name: those of ``data/networks.yml``, registered ones, then those of other packages.
 
     Examples
     --------
     >>> networks()["FLUXNET2015"].doi
     '10.1038/s41597-020-0534-3'
     """
-    return MappingProxyType({**_shipped(), **_REGISTERED})
+    return Extended("networks", {**_shipped(), **_REGISTERED}, _network_of)
+
+
+def _network_of(extension: Extension) -> Network:
+    """Return the network of an entry point, which names a `Network` or a function that returns one."""
+    found = extension.load()
+    network = found() if callable(found) else found
+    if not isinstance(network, Network):
+        raise ConfigError(f"expected a Network, or a function that returns one, found {network!r:.80}")
+    if network.name != extension.name:
+        raise ConfigError(f"the network is named {network.name!r}: give the entry point the same name")
+    _check(network)
+    return network
 
 
 def register_network(network: Network) -> None:
@@ -164,11 +181,15 @@ def register_network(network: Network) -> None:
     """
     if network.name in networks():
         raise ConfigError(f"network {network.name!r} exists already; choose another name")
+    _check(network)
+    _REGISTERED[network.name] = network
+
+
+def _check(network: Network) -> None:
     if network.refused or not (network.names or network.files):
         raise ConfigError(f"network {network.name!r}: expected a reader, and names or files that it reads")
     for name in (*network.names, *network.files):
         _check_pattern(network, name)
-    _REGISTERED[network.name] = network
 
 
 def _check_pattern(network: Network, name: str) -> None:
@@ -211,7 +232,7 @@ def has_table_ending(name: str) -> bool:
 
 def parse_stem(stem: str, path: Path) -> Archive | None:
     """Return what a file name without its extension states, as an Archive at `path`; None if it is of no network."""
-    for network in networks().values():
+    for network in networks().values():  # other packages are imported for names of no network of ours only
         for name in network.names:
             if match := _compile(name).fullmatch(stem):
                 return _archive_from(network, match.groupdict(), path)

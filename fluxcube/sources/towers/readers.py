@@ -1,7 +1,8 @@
 """Readers of tower archives: one for each dialect, and the functions that read an archive with the right one.
 
-A network's entry (`fluxcube.sources.towers.networks.Network`) names its reader. To add a network from outside the
-package, write a class that derives from `Reader`, and register an instance and the network::
+A network's entry (`fluxcube.sources.towers.networks.Network`) names its reader, or contains it. To add a network, write
+a class that derives from `Reader`. An installed package offers the network by an entry point of the group
+``fluxcube.networks``; in one process, an instance of the reader and the network are registered::
 
     class ToyReader(Reader):
         def read(self, archive, *, utc_offset, variables=None):
@@ -208,6 +209,8 @@ def reader_of_network(network: Network) -> Reader:
     ConfigError
         If no reader is registered by the name that the network has for it.
     """
+    if network.reader is not None and not isinstance(network.reader, str):
+        return network.reader
     if network.reader not in _READERS:
         raise ConfigError(
             f"network {network.name!r}: there is no reader {network.reader!r}; add it with register_reader, or use one "

@@ -1,0 +1,141 @@
+"""Progress of long work with the time left: a bar on a terminal, and a line now and then in a file or a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+#: What reports progress: the number of parts that are done, the number of all, and what is being done.
+Progress = Callable[[int, int, str], None]
+
+#: Seconds after which the first line is written where no bar can be drawn, and between later ones.
+FIRST, EVERY = 5.0, 30.0
+
+
+class TimeLeft:
+    """Estimates the time left from the pace since work began; it begins anew when its number of parts changes."""
+
+    def __init__(self) -> None:
+        self.done, self._total, self._first = 0, 0, 0
+        self._begun = self._updated = time.monotonic()
+
+    def update(self, done: int, total: int) -> None:
+        """Record that `done` of `total` parts are done."""
+        now = time.monotonic()
+        if total != self._total or done < self.done:
+            # The first part took the time since the last report; more than one were done by an earlier run.
+            self._first, self._begun = (0, self._updated) if done == 1 else (done, now)
+        self.done, self._total, self._updated = done, total, now
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds left; None as long as no part was done."""
+        done, left = self.done - self._first, self._total - self.done
+        return (time.monotonic() - self._begun) / done * left if done > 0 else None
+
+    @property
+    def text(self) -> str:
+        """What is done, such as "30 % (3 of 10)"; "" as long as nothing was reported."""
+        return f"{100 * self.done // self._total} % ({self.done:,} of {self._total:,})" if self._total else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text, to the accuracy of an estimate.
+
+    Examples
+    --------
+    >>> duration(8), duration(150), duration(3 * 3600)
+    ('8 s', '2.5 min', '3.0 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def lines(title: str, write: Callable[[str], object], *, first: float, every: float) -> Iterator[Progress]:
+    """Yield progress that writes a line after `first` seconds and then every `every` seconds, whatever work reports.
+
+    Parameters
+    ----------
+    title : str
+        What is done, with which each line begins.
+    write : callable
+        ``write(line)``, called in a thread of its own.
+    first, every : float
+        Seconds until the first line, and between later ones.
+    """
+    left, text, ended = TimeLeft(), "", threading.Event()
+
+    def report() -> None:
+        wait, begun = first, time.monotonic()
+        while not ended.wait(wait):
+            parts = [f"{title}: {left.text or f'running for {duration(time.monotonic() - begun)}'}"]
+            if left.seconds is not None and "left" not in text:  # some work knows better than its pace
+                parts.append(f"about {duration(left.seconds)} left")
+            write(", ".join([*parts, text] if text else parts))
+            wait = every
+
+    def progress(done: int, total: int, what: str) -> None:
+        nonlocal text
+        left.update(done, total)
+        text = what
+
+    thread = threading.Thread(target=report, name="fluxcube-progress", daemon=True)
+    thread.start()
+    try:
+        yield progress
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def show_progress(title: str) -> Iterator[Progress]:
+    """Yield progress that draws a bar on standard error if that is a terminal, and writes lines there if not.
+
+    Every long function of fluxcube has an argument `progress` that takes it; without one it shows nothing.
+
+    Parameters
+    ----------
+    title : str
+        What is done.
+
+    Examples
+    --------
+    >>> with show_progress("building") as progress:
+    ...     progress(1, 2, "DE-Tha")
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        with lines(title, lambda line: sys.stderr.write(f"{line}\n"), first=FIRST, every=EVERY) as progress:
+            yield progress
+        return
+    with _drawn(title, console) as progress:
+        yield progress
+
+
+@contextlib.contextmanager
+def _drawn(title: str, console: object) -> Iterator[Progress]:
+    from rich import progress as rich_progress
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=console) as drawn:  # type: ignore[arg-type]
+        task = drawn.add_task(title, total=None)
+
+        def progress(done: int, total: int, text: str) -> None:
+            drawn.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
+
+        yield progress
