@@ -100,7 +100,7 @@ def append_site(
     Examples
     --------
     >>> ds = read_table("tower.csv", site="XX-New", utc_offset=1, ...)  # doctest: +SKIP
-    >>> append_site("cube.zarr", ds)  # doctest: +SKIP
+    >>> append_site("carbonsense.zarr", ds)  # doctest: +SKIP
     """
     with working_copy(store, storage_options, append=True, keep=keep) as path, store_lock(path):
         _append(path, ds, info, as_sources(surface), max_distance_km, drivers, overwrite=overwrite, keep=keep)
