@@ -20,6 +20,7 @@ from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.cli_models import models_by_name
 from fluxcube.cli_report import app as report_app
+from fluxcube.cli_sites import app as sites_app
 from fluxcube.cli_split import app as split_app
 from fluxcube.cli_train import train
 from fluxcube.errors import ConfigError, without_secrets
@@ -340,6 +341,7 @@ def energy(
 
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
+app.add_typer(sites_app)
 app.add_typer(split_app)
 app.add_typer(models_app)
 app.add_typer(extensions_app)
