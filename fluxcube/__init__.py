@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.cubes.forcing_store import write_forcing as write_forcing
     from fluxcube.cubes.images import add_images as add_images
     from fluxcube.cubes.own import add_predictor as add_predictor
+    from fluxcube.cubes.own_site import add_site as add_site
     from fluxcube.cubes.products import product_bias as product_bias
     from fluxcube.cubes.report import open_report as open_report
     from fluxcube.demo import run_demo as run_demo
@@ -78,6 +79,7 @@ _PUBLIC = {
     "read_surface": "fluxcube.sources.modis.surface",
     "build_carbonsense": "fluxcube.cubes.carbonsense",
     "append_site": "fluxcube.cubes.append",
+    "add_site": "fluxcube.cubes.own_site",
     "declare": "fluxcube.variables",
     "add_predictor": "fluxcube.cubes.own",
     "add_images": "fluxcube.cubes.images",

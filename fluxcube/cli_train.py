@@ -44,7 +44,13 @@ def train(
         ),
     ] = "ecoperceiver",
     target: Annotated[list[str] | None, typer.Option(help="Flux to predict; may be repeated. Default NEE.")] = None,
-    predictors: Annotated[str | None, typer.Option(help="Comma-separated names; default: all that have data.")] = None,
+    predictors: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated names, grid (what ERA5 supplies and the towers have) or common; default: all "
+            "with data."
+        ),
+    ] = None,
     memory_days: Annotated[
         str | None,
         typer.Option(
@@ -83,8 +89,8 @@ def train(
     split: Annotated[
         str | None,
         typer.Option(
-            help="Split file, fold of a file (folds.json:2), or a kind: per-igbp (the default), kfold:2, time, "
-            "sites:FILE, sites:xbase, benchmark:NAME."
+            help="Split file, fold of a file (folds.json:2), or a kind: auto (the default: per-igbp, or kfold:1 of "
+            "few towers), per-igbp, kfold:2, time, sites:FILE, sites:xbase, benchmark:NAME."
         ),
     ] = None,
     preset: Annotated[
@@ -129,7 +135,7 @@ def train(
 ) -> None:
     """Train a model; the same command continues a run that was stopped.
 
-    Example: `fluxcube train carbonsense.zarr runs/eco --target NEE --memory-days 1,7,30`; with `--dry-run` first, to
+    Example: `fluxcube train carbonsense.zarr runs/eco --predictors grid --memory-days 1,7,30`; with `--dry-run` first, to
     see how long it takes. `fluxcube train --config runs/eco/run.toml` repeats or resumes a run. On several GPUs:
     `torchrun --nproc-per-node 4 --no-python fluxcube train carbonsense.zarr runs/eco --preset published`, with
     `--set training.effective_batch=4096` or any other field of `TrainingConfig`.

@@ -51,6 +51,7 @@ LAYERS = [
         "cli_models",
         "cli_protocols",
         "cli_report",
+        "cli_sites",
         "cli_split",
         "cli_train",
     },
