@@ -13,7 +13,7 @@ import xarray as xr
 
 from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
-from fluxcube.cubes.supplied import with_supplied
+from fluxcube.cubes.own import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import (
