@@ -14,7 +14,7 @@ from fluxcube import progress
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Commands write a line on their progress after some seconds, which a test on a busy machine must not take for a message.
+# Commands write a line after some seconds, which a test on a busy machine must not take for a message.
 progress.FIRST = 3600.0
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
