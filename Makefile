@@ -1,11 +1,13 @@
 # `make demo` runs the main job from raw files to a map; `make test` checks style and types and passes the tests, with a
-# third of the long proofs (by the ISO week); `make proofs` does all of these; `make catalog` writes
-# the catalog from the metadata of the recipes. Each makes .venv first.
+# third of the long proofs (by the ISO week); `make proofs` does all of these; `make samples` runs every recipe on its sample;
+# `make docs` builds the documentation; `make wheel` builds the package and tries it in clean environments; `make lowest` passes
+# the tests with the lowest versions that pyproject.toml allows; `make release VERSION=...` sets a version and tags it;
+# `make catalog` writes the catalog from the metadata of the recipes. Each makes .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test proofs docs catalog clean
+.PHONY: demo test proofs samples docs wheel lowest release catalog clean
 
 demo: $(INSTALLED)
 	$(BIN)/fluxcube demo --out demo --overwrite
@@ -21,8 +23,20 @@ test: $(INSTALLED)
 proofs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m proof
 
+samples: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m sample --dist load --assert=plain tests/test_recipe_samples.py
+
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+wheel: $(INSTALLED)
+	$(BIN)/python packaging/wheel.py
+
+lowest: packaging/lowest.sh
+	bash packaging/lowest.sh
+
+release: $(INSTALLED)
+	bash packaging/release.sh $(VERSION)
 
 catalog: $(INSTALLED)
 	$(BIN)/python -m fluxcube.catalogfile recipes catalogs/fluxcube.yaml
@@ -33,4 +47,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache demo docs/_build docs/reference
+	rm -rf .venv .mypy_cache demo dist docs/_build docs/reference

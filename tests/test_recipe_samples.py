@@ -1,4 +1,4 @@
-"""Every recipe of real data runs offline on its sample, and plans without ordering anything."""
+"""Every recipe of real data runs offline on its sample (`make samples`), and plans without ordering anything."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def test_a_recipe_is_short_composes_the_library_and_reports_access_time_and_size
     assert all(f"| {row} |" in readme for row in ("access", "time", "size", "licence")) and "--sample" in readme
 
 
+@pytest.mark.sample
 def test_the_sample_of_carbonsense_and_of_chips_is_a_cube_with_chips_and_is_built_once(out, offline):
     for name, store in (("carbonsense", "carbonsense.zarr"), ("tower_chips", "chips.zarr")):
         cube = run(name, out, "--sample")
@@ -96,6 +97,7 @@ def test_the_sample_of_carbonsense_and_of_chips_is_a_cube_with_chips_and_is_buil
         assert (out / store / "zarr.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.sample
 def test_the_sample_of_the_forcing_is_a_complete_store(out, offline):
     forcing = run("era5_forcing", out, "--sample")
     assert store_attrs(out / "forcing.zarr")["complete"] == 1 and {"TA", "SW_IN", "VPD"} <= set(
@@ -104,6 +106,7 @@ def test_the_sample_of_the_forcing_is_a_complete_store(out, offline):
     assert run("era5_forcing", out, "--sample").identical(forcing)
 
 
+@pytest.mark.sample
 def test_the_sample_of_a_region_writes_maps_totals_and_a_figure(out, offline):
     totals = run("regional_map", out, "--sample")
     assert np.isfinite(totals.NEE).all() and "NEE" in (out / "totals.csv").read_text("utf-8")
@@ -112,6 +115,7 @@ def test_the_sample_of_a_region_writes_maps_totals_and_a_figure(out, offline):
     assert maps.sizes["time"] == 7 * 24 and bool(maps.NEE.notnull().all())
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("name, step, hours", [("global_map_025", 0.25, 120), ("global_map_005", 0.05, 24)])
 def test_the_sample_of_global_maps_is_continued_and_has_their_resolution(out, offline, name, step, hours):
     arguments = ["--sample", "--set", "period=['2018-06-01', '2018-06-01']"] if hours == 24 else ["--sample"]
@@ -120,6 +124,7 @@ def test_the_sample_of_global_maps_is_continued_and_has_their_resolution(out, of
     assert run(name, out, *arguments).identical(maps)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("name", ["ecoperceiver_published", "carbonsense_table1", "tamrl_daily"])
 def test_the_sample_of_models_trains_them_and_writes_scores_by_class(out, offline, name):
     table = run(name, out, "--sample")
