@@ -35,6 +35,7 @@ ONLY_IN_THE_SHELL = {
     "allow_other_product": "an argument of predict",
     "plan": "plan_maps",
     "format": "how a table is printed",
+    "verbose": "messages of libraries on a terminal",
     "koppen": "a coordinate of the forcing in Python",
     "time": "in Python the maps are selected",
     "cycle": "mean_cycle in place of mean_maps",
