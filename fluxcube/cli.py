@@ -30,6 +30,7 @@ from fluxcube.terminal import (
     Commands,
     Device,
     Digest,
+    Format,
     MaxQc,
     MinQuality,
     Mix,
@@ -39,6 +40,7 @@ from fluxcube.terminal import (
     check_output_file,
     quality_options,
     run_app,
+    show_table,
     write_table,
 )
 
@@ -241,6 +243,7 @@ def evaluate(
     device: Device = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    form: Format = "table",
     allow_missing: AllowMissing = False,
     allow_other_product: Annotated[
         bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
@@ -270,7 +273,7 @@ def evaluate(
         cli_protocols.score(protocol, runs, Path(store), out, numbers, **others, device=device)
         return
     from fluxcube.evaluation.groups import check_groups
-    from fluxcube.evaluation.report import format_table
+    from fluxcube.evaluation.report import shown_scores
     from fluxcube.evaluation.scales import scale_table
     from fluxcube.evaluation.skill import compare
     from fluxcube.resolution import quality_limit, resolution_of
@@ -306,7 +309,11 @@ def evaluate(
         table = compare(cube, predictions, by=by, scales=True, **limits, **intervals)
     else:
         table = _score_table(cube, predictions, by or "igbp", first.spec.igbp_classes, limits, intervals)
-    typer.echo(format_table(table))
+    shown, notes = shown_scores(table)
+    if form in ("table", "md"):
+        show_table(shown, form, notes=[*notes, "More scores: --format csv or json, or --out."])
+    else:
+        show_table(table, form, notes=notes)
     if out is not None:
         write_table(table, out)
 
@@ -322,6 +329,7 @@ def energy(
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    form: Format = "table",
 ) -> None:
     """Report the energy balance closure of each tower: LE + H against NETRAD - G, by default in measured hours.
 
@@ -334,8 +342,8 @@ def energy(
     closure = energy_balance(_open(store), soil_heat=soil_heat, **quality_options(max_qc, min_quality))
     table = closure.reset_coords(["igbp", "lacking"])[["igbp", *closure.data_vars, "lacking"]].reset_coords(drop=True)
     frame = table.to_dataframe().reset_index()
-    typer.echo(frame.round(3).to_string(index=False))
-    typer.echo(f"median ratio of {int(closure.ratio.count())} towers: {float(closure.ratio.median()):.2f}")
+    median = f"median ratio of {int(closure.ratio.count())} towers: {float(closure.ratio.median()):.2f}"
+    show_table(frame, form, notes=[median])
     if out is not None:
         write_table(frame, out)
 

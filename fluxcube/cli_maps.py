@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError, unknown, without_secrets
-from fluxcube.terminal import Overwrite, bar, period
+from fluxcube.tabletext import with_units
+from fluxcube.terminal import Format, Overwrite, bar, period, show_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,6 +45,7 @@ def totals(
     min_coverage: Coverage = None,
     wetland: Wetland = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
+    form: Format = "table",
 ) -> None:
     """Compute totals of fluxes over land and time, with the share of time and land that has values.
 
@@ -66,9 +68,8 @@ def totals(
             progress=progress,
         )
     table = result.to_dataframe() if result.dims else result.expand_dims("time").to_dataframe()
-    typer.echo(table.to_string(float_format=lambda value: f"{value:.4g}"))
     units = {str(n): a.attrs["units"] for n, a in result.data_vars.items() if a.attrs["units"] != "1"}
-    typer.echo("units: " + ", ".join(f"{name} {unit}" for name, unit in {**units, "area": "m2"}.items()))
+    show_table(with_units(table.reset_index(), {**units, "area": "m2"}), form)
     if out is not None:
         with replacing(out) as temporary:
             table.to_csv(temporary)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.terminal import bar
+from fluxcube.terminal import Format, bar, show_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,19 +36,36 @@ class Numbers(NamedTuple):
 
 
 @app.command()
-def protocols() -> None:
+def protocols(form: Format = "table") -> None:
     """List the benchmark protocols by which `fluxcube evaluate --protocol NAME` scores.
 
     Example: `fluxcube protocols`, then
     `fluxcube train carbonsense.zarr runs/ta40 --split benchmark:fluxtrapolation/TA40` and
     `fluxcube evaluate runs/ta40 carbonsense.zarr --protocol fluxtrapolation/TA40 --out scores/`.
     """
+    import pandas as pd
+
     from fluxcube.evaluation.protocols import PROTOCOLS
 
-    for protocol in PROTOCOLS.values():
-        targets, count = ", ".join(protocol.targets), len(protocol.sites())
-        typer.echo(f"{protocol.name}: {protocol.resolution} {targets} at {count} test sites; {protocol.aggregation}")
-        typer.echo(f"  {protocol.source}")
+    rows = [
+        {
+            "protocol": protocol.name,
+            "steps": protocol.resolution,
+            "targets": ", ".join(protocol.targets),
+            "test sites": len(protocol.sites()),
+            "aggregation": protocol.aggregation,
+            "source": protocol.source,
+        }
+        for protocol in PROTOCOLS.values()
+    ]
+    table = pd.DataFrame(rows)
+    if form in ("csv", "json"):
+        show_table(table, form)
+    else:
+        notes = [
+            f"{name.partition('/')[0]}: {source}." for name, source in zip(table.protocol, table.source, strict=True)
+        ]
+        show_table(table.drop(columns="source"), form, notes=list(dict.fromkeys(notes)))
 
 
 def check_alone(**options: object) -> None:

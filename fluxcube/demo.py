@@ -23,7 +23,7 @@ from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.forcing import open_forcing
 from fluxcube.cubes.forcing_store import write_forcing
-from fluxcube.errors import ConfigError, MissingPackageError, StoreError, missing_package
+from fluxcube.errors import ConfigError, MissingPackageError, StoreError, missing_package, to_type
 from fluxcube.evaluation.report import format_table, write_report
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
@@ -221,10 +221,12 @@ def _chosen(model: str) -> tuple[str, ...]:
             what = {"torch": "EcoPerceiver", "xgboost": "XGBoost"}.get(package, "the demo")
             error = missing_package(package, extra, f"{what} of the demo" if needed_by else what)
             other = next((name for name in MEMBERS if name != needed_by), "") if needed_by else ""
-            raise MissingPackageError(
-                f"{error} Or leave it out: fluxcube demo --model {other}." if other else str(error)
-            )
+            raise MissingPackageError(f"{error} Or leave it out: {_call(other)}." if other else str(error))
     return (*main, *BASELINES)
+
+
+def _call(model: str) -> str:
+    return to_type(python=f"fc.run_demo(model={model!r})", shell=f"fluxcube demo --model {model}")
 
 
 def _side_by_side(table: pd.DataFrame) -> str:

@@ -13,6 +13,8 @@ Progress = Callable[[int, int, str], None]
 
 #: Seconds after which the first line is written where no bar can be drawn, and between later ones.
 FIRST, EVERY = 5.0, 30.0
+#: Titles of the progress that is shown now.
+_titles: list[str] = []
 
 
 class TimeLeft:
@@ -112,12 +114,24 @@ def show_progress(title: str) -> Iterator[Progress]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        with lines(title, lambda line: sys.stderr.write(f"{line}\n"), first=FIRST, every=EVERY) as progress:
+    shown = _drawn(title, console) if console.is_terminal else lines(title, _write, first=FIRST, every=EVERY)
+    _titles.append(title)
+    try:
+        with shown as progress:
             yield progress
-        return
-    with _drawn(title, console) as progress:
-        yield progress
+    finally:
+        _titles.remove(title)
+
+
+@contextlib.contextmanager
+def show_running(title: str) -> Iterator[None]:
+    """Write now and then that the work of a block runs, as long as `show_progress` shows nothing."""
+    with lines(title, lambda line: None if _titles else _write(line), first=FIRST, every=EVERY):
+        yield
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 @contextlib.contextmanager

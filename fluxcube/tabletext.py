@@ -22,8 +22,8 @@ FORMS: tuple[Form, ...] = ("table", "md", "csv", "json")
 WIDTH = 100
 #: Columns between two columns of a table.
 _GAP = "  "
-#: Number of characters to which a column of text may be folded.
-_NARROW = 12
+#: Number of characters to which a column of text may be folded, and of the longest word that is never folded.
+_NARROW, _LONG = 12, 26
 #: Characters of a cell in a column of numbers, an interval included.
 _NUMERIC = re.compile(r"[-+–−]?(?:(?:\d|nan|inf).*)?$")
 
@@ -93,7 +93,10 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _cells(column: pd.Series) -> list[str]:
     """Return the values of a column as text: what is missing is a dash."""
     missing = column.isna().tolist()
-    texts = _numbers(column) if column.dtype.kind in "iuf" else [str(value) for value in column.tolist()]
+    kind = column.dtype.kind
+    texts = _numbers(column) if kind in "iuf" else [str(value) for value in column.tolist()]
+    if kind == "M":
+        texts = [text.removesuffix(" 00:00:00") for text in texts]
     return ["–" if gone else printable(text) for gone, text in zip(missing, texts, strict=True)]
 
 
@@ -137,18 +140,21 @@ def _fitted(columns: Sequence[Sequence[str]], numeric: Sequence[bool], keys: int
         max([_longest_word(cells[0]) if numbers else len(cells[0]), *map(len, cells[1:])])
         for cells, numbers in zip(columns, numeric, strict=True)
     ]
-    narrow = _narrowed(widths, numeric, width)
+    words = [min(max(_longest_word(cell) for cell in cells), _LONG) for cells in columns]
+    least = [
+        wide if numbers else max(_NARROW, word) for wide, word, numbers in zip(widths, words, numeric, strict=True)
+    ]
+    narrow = _narrowed(widths, least, width)
     if _total(narrow) <= width:
         return narrow
-    heads = _narrowed(widths[:keys], numeric, width // 2)
+    heads = _narrowed(widths[:keys], least, width // 2)
     return heads + [min(wide, width - _total(heads) - len(_GAP)) for wide in widths[keys:]]
 
 
-def _narrowed(widths: Sequence[int], numeric: Sequence[bool], width: int) -> list[int]:
-    """Return widths of columns side by side: the widest column of text gives way until all fit or all are narrow."""
+def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
+    """Return widths of columns side by side: the widest that may be narrower gives way until all fit."""
     widths = list(widths)
-    texts = [i for i in range(len(widths)) if not numeric[i]]
-    while _total(widths) > width and (wide := [i for i in texts if widths[i] > _NARROW]):
+    while _total(widths) > width and (wide := [i for i in range(len(widths)) if widths[i] > least[i]]):
         widths[max(wide, key=widths.__getitem__)] -= 1
     return widths
 

@@ -19,7 +19,7 @@ from typer.main import get_command
 from fluxcube.errors import ConfigError, FluxcubeError, from_shell, without_secrets
 from fluxcube.interrupts import Ending, Interrupted, leave_on_signals
 from fluxcube.messages import VERBOSE, begin_messages, show_all
-from fluxcube.progress import show_progress
+from fluxcube.progress import show_progress, show_running
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.tabletext import WIDTH, Form, folded, table_text
 
@@ -233,7 +233,8 @@ class Commands(TyperGroup):
         usage = typer.BadParameter.__bases__[0]  # of every error of usage; typer does not export it
         assert issubclass(usage, Exception)
         try:
-            with from_shell():
+            first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+            with from_shell(), show_running(_command()) if first else contextlib.nullcontext():
                 return super().invoke(*arguments)
         except usage as error:
             about = vars(error)
@@ -298,6 +299,12 @@ def command_line(left: str = "") -> Iterator[None]:
 
 def _interrupted(number: int, left: str = "") -> str:
     """Return the line that reports a signal: what is left behind, and how to continue."""
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     why = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-    return printable(f"fluxcube: {why}: {left or _AFTER.get(command, 'no result was written; run the command again')}.")
+    return printable(
+        f"fluxcube: {why}: {left or _AFTER.get(_command(), 'no result was written; run the command again')}."
+    )
+
+
+def _command() -> str:
+    """Return the name of the command of this process; "" if there is none."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")

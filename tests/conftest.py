@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 from once import make_once
 
+from fluxcube import progress
+
 # Who starts tests in the background (`make test &`) starts them with Ctrl-C ignored, also in every process of theirs.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Commands write a line after some seconds, which a test on a busy machine must not take for a message.
+progress.FIRST = 3600.0
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

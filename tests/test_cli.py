@@ -78,7 +78,8 @@ def test_the_program_builds_a_cube(planet_files, store, tmp_path):
     done = run("build", raw, out, "--modis", planet_files / "modis", program=True)
     assert "sites" in done.stdout
     told = [line for line in done.stderr.splitlines() if "were out of bounds and became missing" not in line]
-    assert told == [], "no progress is drawn where nobody watches; what was done to values is told"
+    told = [line for line in told if not line.startswith("build: ")]  # of a busy machine
+    assert told == [], "no bar is drawn where nobody watches; what was done to values is told"
     built = open_carbonsense(out)
     expected = open_carbonsense(store, sites=built.site.values.tolist())
     for name in ("predictors", "fluxes"):
@@ -116,7 +117,9 @@ def test_towers_are_scored_on_one_row_mask(store, trained, folder):
     done = run("evaluate", trained, store, "--against", folder / "sw", "--out", folder / "scores.csv")
     assert "xgb" in done.stdout and "sw" in done.stdout and "nse" in done.stdout.lower()
     assert (folder / "scores.csv").read_text("utf-8").count("\n") > 2
-    assert "Differences are from sw" in done.stdout and "nse_diff_low" in (folder / "scores.csv").read_text("utf-8")
+    assert "Differences are from sw" in " ".join(done.stdout.split()) and "nse_diff_low" in (
+        folder / "scores.csv"
+    ).read_text("utf-8")
     done = run("evaluate", trained, store, "--against", folder / "sw", "--scales", "--draws", 0)
     assert "weekly" in done.stdout and "difference" not in done.stdout
 
@@ -129,7 +132,7 @@ def test_runs_of_one_name_and_runs_that_know_the_sites_are_told_apart(store, tra
     (folder / "other").mkdir()
     options = ["--predictors", "SW_IN,TA", "--split", folder / "turned.json"]
     run("train", store, folder / "other/xgb", "--model", "sw-linear", *options)
-    done = run("evaluate", trained, store, "--against", folder / "other/xgb")
+    done = run("evaluate", trained, store, "--against", folder / "other/xgb", "--format", "csv")
     assert str(trained) in done.stdout and str(folder / "other/xgb") in done.stdout
     assert "trained on sites that are scored here" in done.stderr and turned.train[0] in done.stderr
 

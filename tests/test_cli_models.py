@@ -67,12 +67,12 @@ def test_runs_are_mixed_calibrated_described_and_scored(call, runs, cube):
     assert re.search(r"\| NEE \| all \| [\d,]+ \| 12 \| \d+\.\d% \|", table) and "| GPP_NT | GRA |" in table
     text = call("inspect mixed-0")
     assert "NEE_std = " in text and "* NEE_spread" in text and "sw-linear" in text and "area of applicability" in text
-    scores = call("evaluate mixed-0 cube.zarr --draws 0")
+    scores = call("evaluate mixed-0 cube.zarr --draws 0 --format md")
     assert "coverage of 80 % intervals" in scores
 
 
 def test_a_run_is_scored_mixed_with_another(call, runs, cube):
-    text = call("evaluate line-0 cube.zarr --mix cycle-0 --against line-0 --draws 0 --by all")
+    text = call("evaluate line-0 cube.zarr --mix cycle-0 --against line-0 --draws 0 --by all --format md")
     assert "line-0+cycle-0" in text and "| line-0 |" in text
     assert "compared with itself" in call("evaluate line-0 cube.zarr --against line-0", status=1)
     assert "compared with itself" in call("evaluate line-0 cube.zarr --against cycle-0 --against cycle-0", status=1)
@@ -87,8 +87,10 @@ def test_maps_are_scored_beside_a_run(call, runs, cube):
     maps = example_maps(shape=(12, 12), days=8)
     axes = {"latitude": cube.latitude.values[::-1], "longitude": cube.longitude.values}
     fc.write_maps(maps.assign_coords(axes).chunk(time=24), runs / "maps.zarr", scheduler="threads")
-    text = call("evaluate line-0 cube.zarr --maps maps.zarr --draws 0 --by all")
-    assert "| maps |" in text and "| line-0 |" in text and "Maps at towers: maps: nearest cell." in text
+    text = call("evaluate line-0 cube.zarr --maps maps.zarr --draws 0 --by all --format md")
+    assert (
+        "| maps |" in text and "| line-0 |" in text and "Maps at towers: maps: nearest cell." in " ".join(text.split())
+    )
     test = load_model(runs / "line-0").split.part(cube, "test")
     both = {"line-0": fc.predict(runs / "line-0", test), "maps": fc.open_maps(runs / "maps.zarr")}
     table = fc.compare(test, both).query("model == 'maps' and target == 'NEE'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import re
 import shlex
@@ -304,6 +305,7 @@ EVALUATE = {
     "allow_other_product": None,  # accepts what is refused otherwise: tests/inference/test_product.py
     "seed": ("line --against cycle --by all", "line --against cycle --by all --seed 3"),
     "out": None,
+    "form": ("line", "line --format md"),
     "store": None,
     "drivers": None,  # of cubes with drivers: tests/cubes/test_drivers.py
     "protocol": None,  # tests/evaluation/test_protocols.py
@@ -317,9 +319,9 @@ def test_every_option_of_scoring_changes_the_table(done, runs, tmp_path):
         if pair:
             one, two = (done(f"evaluate {line.split()[0]} c {line.partition(' ')[2]}") for line in pair)
             assert one != two, name
-    first = done("evaluate line c").splitlines()
+    first = done("evaluate line c --format md").splitlines()
     assert "| all |" in first[2] and "| CRO" in first[3], "all rows together come first"
-    assert done("evaluate line c --by all").splitlines()[2] == first[2]
+    assert done("evaluate line c --by all --format md").splitlines()[2] == first[2]
     assert "Differences" not in "".join(first), "there is no other model"
     done(f"evaluate line c --against two --out {tmp_path}/table.csv")
     header, row, *_ = (tmp_path / "table.csv").read_text("utf-8").splitlines()
@@ -335,7 +337,7 @@ def test_a_device_that_does_not_exist_is_one_line(call, done, runs):
 def test_groups_are_combined_with_each_other_and_with_scales(done, call, runs, cube, monkeypatch, tmp_path):
     combined = done("evaluate line c --by igbp,time_of_day --draws 0")
     assert "CRO, night" in combined and "CRO, midday" in combined
-    assert "| heat |" in done("evaluate line c --by subset --draws 0")
+    assert "| heat |" in done("evaluate line c --by subset --draws 0 --format md")
     done(f"evaluate line c --by season --scales --draws 0 --out {tmp_path}/table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert {"hourly", "daily"} <= set(table.scale) and set(table.group) == {"winter", "spring", "summer", "autumn"}
@@ -354,8 +356,20 @@ def test_inputs_that_a_cube_lacks_are_refused_unless_allowed(call, cube, monkeyp
 
 def test_members_that_are_alike_are_one_model(done, runs):
     """Lines fitted with two seeds are one line: the ensemble's scores are the run's."""
-    table = done("evaluate two c --against line --by all --draws 0").splitlines()
-    assert [cell.strip() for cell in table[2].split("|")][5:10] == [c.strip() for c in table[3].split("|")][5:10]
+    table = done("evaluate two c --against line --by all --draws 0 --format md").splitlines()
+    assert table[0].startswith("| group | model | hours | sites | NSE | RMSE (umol m-2 s-1) | bias")
+    assert table[2].split("|")[3:9] == table[3].split("|")[3:9]
+
+
+def test_a_table_fits_a_terminal_and_programs_get_all_of_it(done, call, runs):
+    line = "evaluate line c --against cycle --draws 100"
+    shown = done(line).splitlines()
+    assert max(map(len, shown)) <= 100 and any("[low, high] is an interval: 95%" in text for text in shown)
+    status, out, err = call(f"{line} --format csv")
+    table = pd.read_csv(io.StringIO(out))
+    assert status == 0 and {"nse_low", "nse_diff_high", "mae", "nse_site_p90"} <= set(table) and "Rows:" in err
+    rows = json.loads(call(f"{line} --format json")[1])
+    assert [row["nse"] for row in rows] == pytest.approx(table.nse.tolist(), nan_ok=True, abs=0)
 
 
 @pytest.mark.parametrize(

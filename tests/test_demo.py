@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from typer.testing import CliRunner
 
 from fluxcube import demo
+from fluxcube.cli import app
 from fluxcube.errors import ConfigError, MissingPackageError
 
 
@@ -32,15 +34,17 @@ def test_the_models_are_those_that_were_asked_for(without):
 
 def test_without_torch_the_demo_says_what_to_install_or_to_leave_out(without, tmp_path):
     without("torch")
-    with pytest.raises(MissingPackageError, match=r"'fluxcube\[train\]'.*fluxcube demo --model xgboost"):
+    with pytest.raises(MissingPackageError, match=r"'fluxcube\[train\]'.*fc\.run_demo\(model='xgboost'\)"):
         demo.run_demo(tmp_path / "demo")
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
+    assert "fluxcube demo --model xgboost" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
     assert demo._chosen("xgboost") == ("xgboost", *demo.BASELINES)
 
 
 @pytest.mark.parametrize(
     ("package", "words"),
-    [("xgboost", r"\[train\].*--model ecoperceiver"), ("rasterio", r"\[grid\]'"), ("matplotlib", r"\[plot\]'")],
+    [("xgboost", r"\[train\].*model='ecoperceiver'"), ("rasterio", r"\[grid\]'"), ("matplotlib", r"\[plot\]'")],
 )
 def test_every_package_is_looked_for_at_once(without, tmp_path, package, words):
     without(package)

@@ -87,6 +87,21 @@ def test_a_pipe_gets_lines_and_a_terminal_a_bar(monkeypatch):
         assert bool(re.search("\x1b", stream.getvalue())) == stream.isatty()
 
 
+def test_a_command_without_progress_is_seen_to_run_until_progress_is_shown(monkeypatch):
+    monkeypatch.setattr(progress, "FIRST", 1e-3)
+    monkeypatch.setattr(progress, "EVERY", 1e-3)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress.show_running("plot"):
+        while "plot: running for" not in sys.stderr.getvalue():
+            pass
+        with fc.show_progress("export") as report:
+            report(1, 3, "NEE")
+            sys.stderr.truncate(0)  # a line that was begun before may come first
+            while sys.stderr.getvalue().count("export: 33 %") < 2:
+                pass
+            assert "plot" not in sys.stderr.getvalue().partition("33 %")[2]
+
+
 def test_no_line_follows_the_end(monkeypatch):
     told: list[str] = []
     with pytest.raises(KeyError), lines("build", told.append, first=1e-3, every=1e-3):

@@ -36,6 +36,7 @@ ONLY_IN_THE_SHELL = {
     "plan": "plan_maps",
     "verbose": "logging of Python",
     "format": "how a table is printed",
+    "verbose": "messages of libraries on a terminal",
     "koppen": "a coordinate of the forcing in Python",
     "time": "in Python the maps are selected",
     "cycle": "mean_cycle in place of mean_maps",

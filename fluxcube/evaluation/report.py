@@ -39,6 +39,8 @@ _HEADINGS = {
     COVERAGE: "coverage of 80 % intervals",
 }
 _NUMBERS = (*Moments._fields, "latitude", "longitude", "elevation", "utc_offset")
+#: Scores that a terminal shows; the others are in the CSV.
+_SHOWN = ("n", "n_sites", "nse", "rmse", "bias", "nse_site_median")
 _MEDIANS = ("nse_site_median", "rmse_site_median")  # the others are in the CSV
 
 
@@ -77,6 +79,49 @@ def format_table(table: pd.DataFrame) -> str:
     heads = [f"{_heading(c, pooled)}, difference" for c in differences]
     lines = [[*(_heading(c, pooled) for c in columns), *heads], rule, *rows]
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + _notes(table, len(table) - len(shown)))
+
+
+def shown_scores(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return what a terminal shows of a table of scores: fewer columns, with units and intervals, and the notes below.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Table that `fluxcube.compare` or `skill_table` returns.
+
+    Returns
+    -------
+    DataFrame
+        One line for each line of `table` with a scored time step. An interval is the text "[low, high]": of the NSE of
+        each model, and of its difference from the reference model, if there is one.
+    list of str
+        Row mask, inputs, and what the intervals are.
+    """
+    rows = table[table["n"] > 0] if "n" in table else table
+    keys = [c for c in rows if c in _KEYS and c != "zero_shot" and not (c in ("target", "units") and _is_one(rows[c]))]
+    units = f" ({rows['units'].iloc[0]})" if "units" in rows and _is_one(rows["units"]) and len(rows) else ""
+    shown = {c: [_cell(c, row[c], row) for _, row in rows.iterrows()] for c in keys}
+    for score in [c for c in (*_SHOWN, COVERAGE) if c in rows]:
+        name = f"{_HEADINGS[score]}{units}" if score in ("rmse", "bias") else _heading(score, False)
+        shown[name] = [_cell(score, row[score], row) for _, row in rows.iterrows()]
+        if score == "nse" and "nse_low" in rows and rows["nse_low"].notna().any():
+            shown["NSE, interval"] = [_interval(row, score) for _, row in rows.iterrows()]
+    for score in [score for score in ("nse", "rmse") if f"{score}_diff" in rows]:
+        shown[f"{_HEADINGS[score]}, difference"] = [_difference(row, score) for _, row in rows.iterrows()]
+    one = [f"Flux: {rows['target'].iloc[0]}."] if "target" in rows and "target" not in keys and len(rows) else []
+    notes = [*one, *(note for note in _notes(table, len(table) - len(rows)) if note)]
+    if any(str(cell).endswith("]") for cells in shown.values() for cell in cells):
+        notes.append(f"[low, high] is an interval: {table.attrs['intervals']}.")
+    return pd.DataFrame(shown), notes
+
+
+def _is_one(column: pd.Series) -> bool:
+    return column.nunique(dropna=False) <= 1
+
+
+def _interval(row: pd.Series, score: str) -> str:
+    low, high = row[f"{score}_low"], row[f"{score}_high"]
+    return "" if pd.isna(low) else f"[{low:.3f}, {high:.3f}]"
 
 
 @names_disk_errors("folder")

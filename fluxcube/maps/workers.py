@@ -21,7 +21,7 @@ import dask.config
 from dask.system import CPU_COUNT
 
 from fluxcube.devices import card_ids, device_name, find_device
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import ConfigError, StoreError, to_type
 from fluxcube.maps.teams import make_teams, start_team, text_of
 from fluxcube.stores.resumable import Place, is_readable
 
@@ -40,8 +40,6 @@ _START = 180.0
 _CONNECT = 8.0
 #: Seconds without an answer after which a message says what is waited for, and between two such messages.
 _NOTICE, _NOTICE_AGAIN = 5.0, 60.0
-#: What to set to wait longer, in the shell and in Python.
-_LONGER = "--patience SECONDS, in Python patience=SECONDS"
 #: Seconds without a sign of life after which a worker is reported; it sends one every few seconds.
 _SILENT = 8.0
 #: Seconds without a sign of life after which the scheduler of this machine restarts a worker.
@@ -200,7 +198,7 @@ class Cluster:
         if (silence := self._signs.silence()) > patience:
             raise StoreError(
                 f"no worker has {'shown a sign of life' if self.threads else 'been connected'} for {silence:.0f} s: "
-                f"start workers, or wait longer ({_LONGER})"
+                f"start workers, or wait longer ({_longer()})"
             )
 
     def _count_threads(self) -> None:
@@ -234,7 +232,7 @@ def _answer(question: Callable[[], Any], patience: float) -> Any:
     try:
         answer = answers.get(timeout=_NOTICE)
     except queue.Empty:
-        logger.warning("the Dask scheduler does not answer; waiting for up to %.0f s (%s)", patience, _LONGER)
+        logger.warning("the Dask scheduler does not answer; waiting for up to %.0f s (%s)", patience, _longer())
         try:
             answer = answers.get(timeout=max(0.0, patience - _NOTICE))
         except queue.Empty:
@@ -272,7 +270,7 @@ class _SignsOfLife:
         if silent:
             logger.warning("workers without a sign of life for more than %.0f s: %s", _SILENT, ", ".join(silent))
         else:
-            logger.warning("no worker is connected; waiting for one for up to %.0f s (%s)", patience, _LONGER)
+            logger.warning("no worker is connected; waiting for one for up to %.0f s (%s)", patience, _longer())
 
 
 @contextlib.contextmanager
@@ -489,7 +487,9 @@ def _wait_for_port(address: str, end: float, patience: float) -> None:
             if end - time.monotonic() < 1.0:
                 raise
         if time.monotonic() >= notice - 1.0 and patience > _CONNECT:
-            logger.warning("no Dask scheduler answers at %s; waiting for up to %.0f s (%s)", address, patience, _LONGER)
+            logger.warning(
+                "no Dask scheduler answers at %s; waiting for up to %.0f s (%s)", address, patience, _longer()
+            )
             notice = math.inf
         time.sleep(0.5)
 
@@ -505,7 +505,7 @@ def _wait_for_worker(cluster: Cluster, patience: float) -> None:
             if time.monotonic() >= end:
                 raise StoreError(
                     f"{_address(cluster.client)}: no worker answered within {patience:.0f} s: start workers (dask "
-                    f"worker {_address(cluster.client)}), or wait longer ({_LONGER})."
+                    f"worker {_address(cluster.client)}), or wait longer ({_longer()})."
                 ) from error
             cluster.check(patience)
 
@@ -580,6 +580,12 @@ def _advice(address: str) -> str:
     """Return what to do about a scheduler that does not answer."""
     port = urlsplit(address).port or 8786
     return (
-        f"check the address, start one there (dask scheduler --port {port}), or leave scheduler (--scheduler) out to "
-        f"compute on this machine; if it is about to start, wait longer ({_LONGER})."
+        f"check the address, start one there (dask scheduler --port {port}), or leave out "
+        f"{to_type(python='scheduler', shell='--scheduler')} to compute on this machine; if it is about to start, wait "
+        f"longer ({_longer()})."
     )
+
+
+def _longer() -> str:
+    """Return what to type to wait longer."""
+    return to_type(python="patience=SECONDS", shell="--patience SECONDS")
