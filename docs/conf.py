@@ -1,5 +1,6 @@
 """Configuration of Sphinx: pages are written in Markdown; the reference is generated from the package itself."""
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path.insert(0, str(DOCS))
 from diagrams import write_diagrams  # noqa: E402
 from reference_pages import write_pages  # noqa: E402
 
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # nbclient reports each notebook
 write_pages(DOCS / "reference")
 write_diagrams(DOCS / "reference" / "diagrams")
 
