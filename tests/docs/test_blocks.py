@@ -10,8 +10,8 @@ from doc_world import build, clear, made_by, shorten
 from once import make_once
 
 PAGES = {page.relative_to(ROOT).as_posix(): blocks(page) for page in pages()}
-#: Pages whose blocks are compared with the interface, and not run here yet: the start repeats README and takes 45 s, the
-#: report 40 s. A page whose blocks run, in a short time, leaves this list.
+#: Pages whose blocks are compared with the interface, and not run here yet: the start repeats README and takes 45 s,
+#: the report 40 s. A page whose blocks run, in a short time, leaves this list.
 NOT_YET = {
     "docs/forcing.md",
     "docs/report.md",
