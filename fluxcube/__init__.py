@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.cubes.forcing_store import write_forcing as write_forcing
     from fluxcube.cubes.images import add_images as add_images
     from fluxcube.cubes.own import add_predictor as add_predictor
+    from fluxcube.cubes.own_site import add_site as add_site
     from fluxcube.cubes.products import product_bias as product_bias
     from fluxcube.cubes.report import open_report as open_report
     from fluxcube.demo import run_demo as run_demo
@@ -32,6 +33,9 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.evaluation.energy import energy_balance as energy_balance
     from fluxcube.evaluation.skill import compare as compare
     from fluxcube.evaluation.skill import evaluate as evaluate
+    from fluxcube.figures.cycles import plot_cycle as plot_cycle
+    from fluxcube.figures.scatter import plot_scatter as plot_scatter
+    from fluxcube.figures.series import plot_series as plot_series
     from fluxcube.inference.grid import upscale as upscale
     from fluxcube.inference.loading import load_model as load_model
     from fluxcube.inference.loading import save_mixed as save_mixed
@@ -47,11 +51,15 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from fluxcube.maps.totals import totals as totals
     from fluxcube.maps.wetland import weight_by_wetland as weight_by_wetland
     from fluxcube.planning.maps import plan_maps as plan_maps
+    from fluxcube.planning.training import plan_training as plan_training
     from fluxcube.plotting.animation import animate_cycle as animate_cycle
     from fluxcube.plotting.maps import plot_map as plot_map
+    from fluxcube.plotting.sitemaps import plot_sites as plot_sites
     from fluxcube.progress import show_progress as show_progress
     from fluxcube.reports.write import report as report
     from fluxcube.samples.loader import load_windows as load_windows
+    from fluxcube.samples.splits import kfold as kfold
+    from fluxcube.samples.splits import split as split
     from fluxcube.sources.era5.copy import copy_era5 as copy_era5
     from fluxcube.sources.modis.surface import read_surface as read_surface
     from fluxcube.sources.products.open import open_product as open_product
@@ -71,6 +79,7 @@ _PUBLIC = {
     "read_surface": "fluxcube.sources.modis.surface",
     "build_carbonsense": "fluxcube.cubes.carbonsense",
     "append_site": "fluxcube.cubes.append",
+    "add_site": "fluxcube.cubes.own_site",
     "declare": "fluxcube.variables",
     "add_predictor": "fluxcube.cubes.own",
     "add_images": "fluxcube.cubes.images",
@@ -89,6 +98,7 @@ _PUBLIC = {
     "load_windows": "fluxcube.samples.loader",
     "split": "fluxcube.samples.splits",
     "kfold": "fluxcube.samples.splits",
+    "plan_training": "fluxcube.planning.training",
     "fit": "fluxcube.training.fit",
     "distil": "fluxcube.distillation",
     "load_model": "fluxcube.inference.loading",

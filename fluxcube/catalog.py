@@ -96,8 +96,8 @@ def open_carbonsense(
     Parameters
     ----------
     store : path or URL, optional
-        The cube; a URL such as ``s3://bucket/cube.zarr`` is read through fsspec. Default: the cube that the environment
-        variable ``FLUXCUBE_DATA`` names.
+        The cube; a URL such as ``s3://bucket/carbonsense.zarr`` is read through fsspec. Default: the cube that the
+        environment variable ``FLUXCUBE_DATA`` names.
     sites : str or sequence of str, optional
         Sites to select; they are returned in this order.
     igbp : str or sequence of str, optional
@@ -155,7 +155,7 @@ def open_carbonsense(
     Examples
     --------
     >>> import fluxcube
-    >>> fluxcube.open_carbonsense("cube.zarr", igbp=["DBF", "ENF"], time="2005", max_qc=1)  # doctest: +SKIP
+    >>> fluxcube.open_carbonsense("carbonsense.zarr", igbp=["DBF", "ENF"], time="2005", max_qc=1)  # doctest: +SKIP
     """
     selection = Selection(
         sites=sites,

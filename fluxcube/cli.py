@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluxcube import cli_maps, cli_protocols
+from fluxcube import __version__, cli_maps, cli_protocols
 from fluxcube.cli_demo import app as demo_app
 from fluxcube.cli_extensions import app as extensions_app
 from fluxcube.cli_fetch import app as fetch_app
@@ -21,6 +21,7 @@ from fluxcube.cli_models import app as models_app
 from fluxcube.cli_models import models_by_name
 from fluxcube.cli_plot import app as plot_app
 from fluxcube.cli_report import app as report_app
+from fluxcube.cli_sites import app as sites_app
 from fluxcube.cli_split import app as split_app
 from fluxcube.cli_train import train
 from fluxcube.errors import ConfigError, without_secrets
@@ -61,6 +62,23 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+
+def _version(chosen: bool) -> None:
+    """Print the version and end, if --version was chosen."""
+    if chosen:
+        typer.echo(f"fluxcube {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    """Carbon fluxes from towers, satellites and reanalysis: build cubes, train models, write flux maps."""
+
+
 #: Exit status of a command that succeeded but left something out.
 LEFT_OUT = 3
 
@@ -98,7 +116,7 @@ def inspect(
 @app.command()
 def build(
     raw: Annotated[Path, typer.Argument(help="Folder of downloaded archives, with BADM or site tables.")],
-    store: Annotated[str, typer.Argument(help="Cube to write, e.g. cube.zarr or s3://bucket/cube.zarr.")],
+    store: Annotated[str, typer.Argument(help="Cube to write, e.g. carbonsense.zarr or s3://bucket/carbonsense.zarr.")],
     also: Annotated[list[Path] | None, typer.Option(help="Another folder of archives; may be repeated.")] = None,
     modis: Annotated[
         Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
@@ -148,7 +166,7 @@ def build(
 ) -> None:
     """Build the CarbonSense cube from raw tower archives.
 
-    Example: `fluxcube build downloads/ cube.zarr --modis tiles/`, and with `--append` after more downloads.
+    Example: `fluxcube build downloads/ carbonsense.zarr --modis tiles/`, and with `--append` after more downloads.
     Exit status 3 if a site was left out.
     """
     from fluxcube.cubes.carbonsense import build_carbonsense
@@ -189,7 +207,9 @@ app.command()(train)
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(help="Run folder, also in a bucket: s3://bucket/run.")],
-    store: Annotated[str, typer.Argument(help="Cube with the measured fluxes.")],
+    store: Annotated[
+        str | None, typer.Argument(help="Cube with the measured fluxes; default: that of FLUXCUBE_DATA.")
+    ] = None,
     mix: Mix = None,
     digest: Digest = None,
     against: Annotated[
@@ -228,9 +248,13 @@ def evaluate(
 ) -> None:
     """Score runs on held-out towers: by default measured values only, the same for all runs, with intervals.
 
-    Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both runs.
+    Example: `fluxcube evaluate runs/eco carbonsense.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both
+    runs.
     With `--protocol`, RUN may be a file of predictions, and STORE a benchmark's own table of observations.
     """
+    from fluxcube.catalog import default_store
+
+    store = str(default_store() if store is None else store)
     if protocol is not None:
         part_option = None if part == "test" else part
         cli_protocols.check_alone(
@@ -289,7 +313,9 @@ def evaluate(
 
 @app.command()
 def energy(
-    store: Annotated[str, typer.Argument(help="Cube with LE, H, NETRAD and G.")],
+    store: Annotated[
+        str | None, typer.Argument(help="Cube with LE, H, NETRAD and G; default: that of FLUXCUBE_DATA.")
+    ] = None,
     soil_heat: Annotated[
         bool, typer.Option("--soil-heat/--no-soil-heat", help="Whether the soil heat flux G is subtracted from NETRAD.")
     ] = True,
@@ -299,7 +325,7 @@ def energy(
 ) -> None:
     """Report the energy balance closure of each tower: LE + H against NETRAD - G, by default in measured hours.
 
-    Example: `fluxcube energy cube.zarr --out closure.csv`.
+    Example: `fluxcube energy carbonsense.zarr --out closure.csv`.
     """
     from fluxcube.evaluation.energy import energy_balance
 
@@ -316,6 +342,7 @@ def energy(
 
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
+app.add_typer(sites_app)
 app.add_typer(split_app)
 app.add_typer(models_app)
 app.add_typer(extensions_app)
@@ -332,7 +359,7 @@ def main() -> None:
     run_app(app)
 
 
-def _open(store: str | Path) -> xr.Dataset:
+def _open(store: str | Path | None) -> xr.Dataset:
     from fluxcube.catalog import open_carbonsense
 
     return open_carbonsense(store)

@@ -51,7 +51,7 @@ def towers(
     """Fetch archives of flux towers; the same command continues a stopped fetch.
 
     Example: `fluxcube fetch towers raw/ --igbp DBF --years 2015-2020 --plan`, then without `--plan`, then
-    `fluxcube build raw/ cube.zarr`.
+    `fluxcube build raw/ carbonsense.zarr`.
     """
     from fluxcube.fetch.items import Plan
     from fluxcube.fetch.towers_fetch import towers as fetch_towers

@@ -30,7 +30,7 @@ def mix(
 ) -> None:
     """Store several runs, of any kind and inputs, as one model: the weighted mean of their predictions.
 
-    Example: `fluxcube mix runs/mixed runs/eco runs/xgb`, then `fluxcube evaluate runs/mixed cube.zarr`.
+    Example: `fluxcube mix runs/mixed runs/eco runs/xgb`, then `fluxcube evaluate runs/mixed carbonsense.zarr`.
     """
     from fluxcube.inference.loading import load_model, save_mixed
 
@@ -53,7 +53,7 @@ def calibrate(
 ) -> None:
     """Calibrate the standard deviations of a run on towers that were held out from runs of the same kind.
 
-    Example: `fluxcube calibrate runs/eco cube.zarr runs/eco-1 runs/eco-2 runs/eco-3`.
+    Example: `fluxcube calibrate runs/eco carbonsense.zarr runs/eco-1 runs/eco-2 runs/eco-3`.
     """
     import xarray as xr
 

@@ -39,8 +39,9 @@ class Numbers(NamedTuple):
 def protocols() -> None:
     """List the benchmark protocols by which `fluxcube evaluate --protocol NAME` scores.
 
-    Example: `fluxcube protocols`, then `fluxcube train cube.zarr runs/ta40 --split benchmark:fluxtrapolation/TA40` and
-    `fluxcube evaluate runs/ta40 cube.zarr --protocol fluxtrapolation/TA40 --out scores/`.
+    Example: `fluxcube protocols`, then
+    `fluxcube train carbonsense.zarr runs/ta40 --split benchmark:fluxtrapolation/TA40` and
+    `fluxcube evaluate runs/ta40 carbonsense.zarr --protocol fluxtrapolation/TA40 --out scores/`.
     """
     from fluxcube.evaluation.protocols import PROTOCOLS
 

@@ -57,8 +57,9 @@ def report(
 ) -> None:
     """Write a page on models at towers that opens without a network, with its tables and figures as files.
 
-    Example: `fluxcube report eco=runs/eco trees=runs/xgb --cube cube.zarr --out report`. Folds of one model are joined:
-    `fluxcube report "eco=runs/eco-1,runs/eco-2" "trees=runs/xgb-1,runs/xgb-2" --cube cube.zarr`.
+    Example: `fluxcube report eco=runs/eco trees=runs/xgb --cube carbonsense.zarr --out report`. Folds of one model are
+    joined:
+    `fluxcube report "eco=runs/eco-1,runs/eco-2" "trees=runs/xgb-1,runs/xgb-2" --cube carbonsense.zarr`.
     """
     from fluxcube.catalog import open_carbonsense
     from fluxcube.reports.write import report as write

@@ -18,7 +18,8 @@ def split(
     store: Annotated[str, typer.Argument(help="Cube with the towers to split.")],
     out: Annotated[Path, typer.Argument(help="File to write, e.g. folds.json.")],
     kind: Annotated[
-        str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation, sites or benchmark:NAME.")
+        str,
+        typer.Option(help="auto, per-igbp, kfold, blocks, time, warm-site, extrapolation, sites or benchmark:NAME."),
     ] = "kfold",
     k: Annotated[
         int | None, typer.Option(min=2, help="Number of folds of kfold, blocks and warm-site; default 5.")
@@ -43,8 +44,8 @@ def split(
 ) -> None:
     """Split towers into training, validation and test towers, before any training.
 
-    Example: `fluxcube split cube.zarr folds.json --kind kfold --k 5 --seed 0`, then
-    `fluxcube train cube.zarr runs/eco-1 --split folds.json:1`.
+    Example: `fluxcube split carbonsense.zarr folds.json --kind kfold --k 5 --seed 0`, then
+    `fluxcube train carbonsense.zarr runs/eco-1 --split folds.json:1`.
     """
     from fluxcube.catalog import open_carbonsense
     from fluxcube.samples.splits import make_splits, save_folds

@@ -72,8 +72,8 @@ def without_secrets(text: str) -> str:
 
     Examples
     --------
-    >>> without_secrets("s3://KEY:secret@bucket/cube.zarr and https://x.org/a?id=5&token=abc: not found")
-    's3://***@bucket/cube.zarr and https://x.org/a?id=5&token=***: not found'
+    >>> without_secrets("s3://KEY:secret@bucket/carbonsense.zarr and https://x.org/a?id=5&token=abc: not found")
+    's3://***@bucket/carbonsense.zarr and https://x.org/a?id=5&token=***: not found'
     """
     text = _OPTION.sub(lambda found: f"{found[1] or found[2] or found[3]}***", text)
     if ":/" not in text:
@@ -146,6 +146,10 @@ class CheckpointError(FluxcubeError, ValueError):
 
 class DeviceError(FluxcubeError, RuntimeError):
     """A GPU failed, or its memory is too small for the smallest pass of a model."""
+
+
+class CallbackError(FluxcubeError, RuntimeError):
+    """A callback of a training run raised an error; the state of the run is saved."""
 
 
 class TrainingError(FluxcubeError, ArithmeticError):

@@ -40,19 +40,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.citations import bibtex, own_citation, site_doi
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import Resolution, resolution_of
 from fluxcube.units import same_unit
 from fluxcube.variables import DECLARED, declare_again, table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Attribute of lazy maps, never of a store: the largest number of bytes that computing one of their chunks takes.
 REGION_BYTES = "region_bytes"
@@ -354,126 +349,3 @@ def _check_steps(ds: xr.Dataset, kind: str, resolution: Resolution) -> None:
     if not np.issubdtype(ds.time.dtype, np.datetime64) or not (steps == step).all():
         at = "" if not len(steps) else f"; first other step after {ds.time.values[:-1][steps != step][:1]}"
         raise SchemaError(f"{kind}: time must be {resolution.clock}, without holes{at}.")
-
-
-@xr.register_dataset_accessor("fluxcube")
-class FluxcubeAccessor:
-    """Methods that fluxcube adds to a Dataset, as ``ds.fluxcube``."""
-
-    def __init__(self, ds: xr.Dataset):
-        self._ds = ds
-
-    def to_variables(self) -> xr.Dataset:
-        """Return the cube with one data variable per ONEFlux name instead of stacked arrays.
-
-        Each has its CF attributes and units. The other arrays of a stack become ``<NAME>_QC`` and
-        ``<NAME>_COVERAGE``, of a daily cube ``<NAME>_QUALITY``, and where there are any ``<NAME>_RANDUNC`` and
-        ``<NAME>_JOINTUNC``. A name that is both predictor and target (LE) appears once, as the predictor. Drivers of
-        another source become ``<NAME>_ERA5`` and so on. Nothing is computed.
-
-        Returns
-        -------
-        xr.Dataset
-            Variables of dims (site, time), or (latitude, longitude, time) for a forcing cube.
-
-        Examples
-        --------
-        >>> from fluxcube.simulation.example import example_cube
-        >>> example_cube().fluxcube.to_variables().TA.attrs["units"]
-        'degC'
-        """
-        out = self._ds.drop_dims([d for d in ("variable", "target") if d in self._ds.dims])
-        for stack, dim in (("predictors", "variable"), ("fluxes", "target")):
-            if stack in self._ds:
-                out = out.assign(
-                    {k: v for k, v in self._unstacked(stack, dim).items() if k not in out},
-                )
-        return out.assign(self._other_drivers())
-
-    @overload
-    def citations(self, format: Literal["table"] = "table") -> pd.DataFrame: ...
-
-    @overload
-    def citations(self, format: Literal["bibtex"]) -> str: ...
-
-    def citations(self, format: Literal["table", "bibtex"] = "table") -> pd.DataFrame | str:
-        """Return the citations and data licences of the sites of this Dataset.
-
-        Parameters
-        ----------
-        format : {"table", "bibtex"}
-            A table, or the text of a BibTeX file with an entry for each tower's own data and for each publication.
-
-        Returns
-        -------
-        pandas.DataFrame or str
-            One row per site and publication: ``site``, ``network``, ``citation``, ``doi``, ``licence`` and
-            ``site_doi``. Citation and DOI are those of the site's own product where it is known (from the Shuttle's
-            snapshot, or `fluxcube.known_sites`), else of the publication. ``site_doi`` is the DOI of the tower's own
-            data, also where the publication is compiled from others (CarbonSense); "" where it is not known. Products
-            without a DOI have the URL of their handle instead.
-
-        Raises
-        ------
-        SchemaError
-            If the Dataset has no citations, as in cubes that older versions of fluxcube built.
-        ConfigError
-            If `format` is another.
-        """
-        import pandas as pd
-
-        if format not in ("table", "bibtex"):
-            raise ConfigError(f"format={format!r}: expected table or bibtex")
-        joins = {"network": ";", "citation": "\n", "doi": ";", "licence": "\n"}
-        if missing := [name for name in ("site", *joins) if name not in self._ds.coords]:
-            raise SchemaError(
-                f"citations need the coordinates site, {', '.join(joins)} of a cube; {', '.join(missing)} is not among "
-                "them. Select from the original cube, or rebuild the cube."
-            )
-        rows = []
-        for site, *texts in zip(*(np.atleast_1d(self._ds[name].values) for name in ("site", *joins)), strict=True):
-            parts = [str(text).split(join) for text, join in zip(texts, joins.values(), strict=True)]
-            rows += [_citation(str(site), *row) for row in zip(*parts, strict=True)]
-        return bibtex(rows) if format == "bibtex" else pd.DataFrame(rows, columns=["site", *joins, "site_doi"])
-
-    def _other_drivers(self) -> dict[str, xr.Variable]:
-        """Return the variables that other sources of drivers have, by names such as TA_ERA5."""
-        arrays, known = {}, table(resolution_of(self._ds).name)
-        labels = [str(name) for name in self._ds["variable"].values] if "variable" in self._ds.coords else []
-        for source in driver_sources(self._ds):
-            array = self._ds[DRIVERS + source]
-            for name in (name for name in str(array.attrs.get("variables", "")).split() if name in labels):
-                one = array.variable.isel(variable=labels.index(name))
-                row = known[name].attrs if name in known else {}
-                one.attrs = {**row, "long_name": f"{row.get('long_name', name)} ({array.attrs.get('source', source)})"}
-                arrays[f"{name}_{source.upper()}"] = one
-        return arrays
-
-    def _unstacked(self, stack: str, dim: str) -> dict[str, xr.Variable]:
-        arrays = {}
-        known, scaled = table(resolution_of(self._ds).name), "normalized" in self._ds.attrs
-        for i, name in enumerate(self._ds[dim].values):
-            row = known[name].attrs if name in known else {}
-            row = row | {"units": "1"} if scaled else row
-            for ending, part in PARTS.items():
-                if stack + ending in self._ds:
-                    one = self._ds[stack + ending].variable.isel({dim: i})
-                    one.attrs |= _part_attrs(str(name), ending, part, row)
-                    arrays[f"{name}{ending.upper()}"] = one
-        return arrays
-
-
-def _citation(site: str, network: str, citation: str, doi: str, licence: str) -> dict[str, str]:
-    """Return the row of a site and publication, with the identifiers of the tower's own data where they are known."""
-    citation, doi = own_citation(site, network, citation, doi)
-    row = {"site": site, "network": network, "citation": citation, "doi": doi, "licence": licence}
-    return row | {"site_doi": site_doi(site, network, doi)}
-
-
-def _part_attrs(name: str, ending: str, part: Part, row: Mapping[str, object]) -> dict[str, object]:
-    """Return the attributes of one array of a variable: those of the variable, or those of the kind of array."""
-    if not ending:
-        return dict(row)
-    attrs = {key: value for key, value in part.attrs.items() if key != "scale_factor"}
-    units = {"units": row["units"]} if ending in ("_randunc", "_jointunc") and "units" in row else {}
-    return attrs | units | {"long_name": f"{part.attrs['long_name']} {name}".replace("flags of", "flag of")}

@@ -17,12 +17,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
-    {"errors", "interrupts", "parsing", "processes"},
+    {"cards", "errors", "interrupts", "parsing", "processes"},
     {"variables", "biomes", "knownsites", "devices", "extensions", "messages", "progress", "tabletext"},
     {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
     {"solar", "resolution", "scores"},
     {"schema", "geometry"},
     {"stores"},
+    {"exports"},
     {"sources", "simulation"},
     {"cubes"},
     {"samples"},
@@ -50,6 +51,7 @@ LAYERS = [
         "cli_models",
         "cli_protocols",
         "cli_report",
+        "cli_sites",
         "cli_split",
         "cli_train",
     },
@@ -66,7 +68,7 @@ WRITERS = {
     "models/checkpoint.py": "weights",
     "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",
-    "maps/netcdf.py": "maps for other programs",
+    "exports/": "files for other programs",
     "fetch/": "downloads, their ledger and their licence",
     "plotting/": "figures",
     "evaluation/report.py": "score tables",
@@ -103,6 +105,8 @@ IMPORT_BY_NAME = {
     "__init__.py": "the public names, on first use",
     "fetch/__init__.py": "the public names, on first use",
     "models/registry.py": "a model's class, on first use",
+    "samples/lightning.py": "lightning, where it is installed",
+    "training/loggers.py": "the package of a logger, which is no module of fluxcube",
     "simulation/__init__.py": "the public names, on first use",
 }
 #: Maximum number of lines of a module.

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import fluxcube as fc
 from fluxcube.cli import app
 from fluxcube.cli_plot import _kind_of
-from fluxcube.errors import ConfigError, UnknownNameError
+from fluxcube.errors import ConfigError, UnknownNameError, from_shell
 from fluxcube.evaluation.report import write_predictions
 from fluxcube.simulation.example import example_cube, example_maps
 
@@ -19,7 +19,8 @@ optional("matplotlib")
 
 
 def run(*arguments: object) -> str:
-    done = CliRunner().invoke(app, list(map(str, arguments)))
+    with from_shell():
+        done = CliRunner().invoke(app, list(map(str, arguments)))
     if done.exception is not None:
         raise done.exception
     return done.stdout
@@ -27,7 +28,7 @@ def run(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def cube():
-    return example_cube(sites=3, days=12).load()
+    return example_cube(sites=3, days=20).load()
 
 
 @pytest.fixture
@@ -60,9 +61,8 @@ def test_towers_and_maps_are_drawn(store, maps, cube, tmp_path):
     assert (tmp_path / "sites.png").read_bytes() == (tmp_path / "library.png").read_bytes()
     table = tmp_path / "towers.csv"
     table.write_text("site,latitude,longitude\nA,50,8\nB,51,9\n", "utf-8")
-    run("plot", table, tmp_path / "table.png", "--labels", "--bbox", "5,48,12,53", "--projection", "lambert")
-    run("plot", maps, tmp_path / "map.png", "--projection", "lambert", "--mark-sites", table, "--cmap", "cividis")
-    run("plot", maps, tmp_path / "two.png", "--variable", "NEE", "--variable", "applicable")
+    options = ("--projection", "lambert", "--mark-sites", table, "--cmap", "cividis")
+    run("plot", maps, tmp_path / "map.png", "--variable", "NEE", "--variable", "applicable", *options)
     run("plot", maps, tmp_path / "months.png", "--every", "month")
     drawn = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
     assert all(png[:4] == b"\x89PNG" for png in drawn.values()) and len(set(drawn.values())) == len(drawn) - 1
@@ -101,6 +101,7 @@ def test_the_kind_of_figure_follows_from_the_data(cube_store, maps):
         (("--kind", "cycle", "--part", "val"), "pass --model, too"),
         (("--kind", "sites", "--by", "igpb"), "did you mean 'igbp'"),
         (("--kind", "sites", "--bbox", "1,2"), "west,south,east,north"),
+        (("--kind", "cycle", "--cycle", "seasonal"), "--cycle diurnal"),
         (("--kind", "series", "--no-hatch"), "--kind series has no --hatch"),
     ],
 )

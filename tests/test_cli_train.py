@@ -98,8 +98,12 @@ def planned(done, monkeypatch):
 
 #: Of each option of `train`: what it is compared with, and it.
 TRAIN = {
+    "context": None,
     "store": ("", None),
     "run": ("", None),
+    "config": None,  # tests/training/test_runfile.py
+    "log": ("", "--log csv"),
+    "dry_run": None,  # tests/training/test_plan_training.py
     "model": ("", "--model mean-cycle"),
     "target": ("", "--target GPP_NT --target NEE"),
     "predictors": ("", "--predictors TA,SW_IN"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fluxcube as fc
+from fluxcube import cli as program
 from fluxcube.errors import ConfigError, SplitError, StoreError, UnknownNameError, from_shell
 from fluxcube.samples.clusters import cluster_sites
 from fluxcube.samples.listed_split import listed_sites
@@ -207,3 +211,30 @@ def test_public_functions_take_paths_of_cubes_forcing_and_maps(tmp_path, planet_
         fc.totals(3)
     with pytest.raises(ConfigError, match="forcing: expected a Dataset"):
         fc.upscale(model, 3)
+
+
+def test_the_program_tells_its_version_also_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fluxcube", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert not ended.value.code and capsys.readouterr().out == f"fluxcube {fc.__version__}\n"
+
+
+def test_commands_score_the_default_store(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("FLUXCUBE_DATA", raising=False)
+    for line in (["energy"], ["evaluate", "runs/eco"]):
+        monkeypatch.setattr(sys, "argv", ["fluxcube", *line])
+        with pytest.raises(SystemExit, match=r"FLUXCUBE_DATA is not set.*`fluxcube build RAW carbonsense.zarr`"):
+            program.main()
+    monkeypatch.setenv("FLUXCUBE_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["fluxcube", "energy"])
+    with pytest.raises(SystemExit, match="contains no store"):
+        program.main()
+
+
+def test_examples_and_defaults_have_one_name_of_the_store():
+    package = Path(fc.__file__).parent
+    texts = [package.parent / "README.md", *package.glob("cli*.py"), package / "catalog.py"]
+    faults = [path.name for path in texts if re.search(r"(?<![\w/-])cube\.zarr", path.read_text("utf-8"))]
+    assert not faults
+    assert all("carbonsense.zarr" in path.read_text("utf-8") for path in (texts[0], package / "catalog.py"))

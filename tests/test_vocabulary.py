@@ -34,6 +34,7 @@ ONLY_IN_THE_SHELL = {
     "allow_missing": "an argument of predict",
     "allow_other_product": "an argument of predict",
     "plan": "plan_maps",
+    "verbose": "logging of Python",
     "format": "how a table is printed",
     "koppen": "a coordinate of the forcing in Python",
     "time": "in Python the maps are selected",

@@ -33,14 +33,19 @@ from fluxcube.cubes.surface_sources import (
 )
 from fluxcube.cubes.tower import tower_of
 from fluxcube.cubes.tower_data import Tower
-from fluxcube.errors import ConfigError, SourceError, StoreError
+from fluxcube.errors import ConfigError, SourceError, StoreError, to_type
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.sitenames import check_site, find_twins
 from fluxcube.stores.bucket_states import working_copy
 from fluxcube.stores.building import staging, store_lock
 from fluxcube.stores.reading import open_store
+from fluxcube.variables import predictors, targets
 
 _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_offset")
+
+
+#: Settings of a cube that its first site makes.
+_NEW = CubeSettings(predictors=predictors(declared=False), fluxes=targets())
 
 
 def append_site(
@@ -51,6 +56,7 @@ def append_site(
     surface: SurfaceSource | Sequence[SurfaceSource] = (),
     max_distance_km: float = MAX_DISTANCE_KM,
     drivers: DriverOption = False,
+    create: bool = False,
     overwrite: bool = False,
     keep: bool = False,
     storage_options: Mapping[str, object] | None = None,
@@ -78,6 +84,8 @@ def append_site(
         Surface reflectance of the site, as in `build_carbonsense`.
     drivers : source, sequence of sources, or mapping of str to these
         Drivers of the site from another source, as in `build_carbonsense`.
+    create : bool
+        Make an hourly cube of this site alone if there is none.
     overwrite : bool
         Replace a site of that name.
     keep : bool
@@ -100,10 +108,12 @@ def append_site(
     Examples
     --------
     >>> ds = read_table("tower.csv", site="XX-New", utc_offset=1, ...)  # doctest: +SKIP
-    >>> append_site("cube.zarr", ds)  # doctest: +SKIP
+    >>> append_site("carbonsense.zarr", ds)  # doctest: +SKIP
     """
-    with working_copy(store, storage_options, append=True, keep=keep) as path, store_lock(path):
-        _append(path, ds, info, as_sources(surface), max_distance_km, drivers, overwrite=overwrite, keep=keep)
+    with working_copy(store, storage_options, append=True, keep=keep) as path, store_lock(path, parents=create):
+        create = create and not path.exists()
+        sources = as_sources(surface)
+        _append(path, ds, info, sources, max_distance_km, drivers, create=create, overwrite=overwrite, keep=keep)
 
 
 def _append(
@@ -114,21 +124,21 @@ def _append(
     max_distance_km: float,
     drivers: DriverOption,
     *,
+    create: bool,
     overwrite: bool,
     keep: bool,
 ) -> None:
-    attrs = settings_of(store)
-    with open_store(store, kind="cube", dask=False) as cube:
-        settings = CubeSettings.of(cube, attrs)
+    settings = _NEW if create else _settings(store)
     tower = ds if isinstance(ds, Tower) else _tower(ds, info, settings)
     check_site(tower.info.site)
     check_epoch(tower)
-    documents, log = read_report(store)
+    documents, log = ({}, {}) if create else read_report(store)
     site = tower.info.site
     if twin := find_twins([*documents, site]).get(site):
         raise StoreError(f"{store} has {twin}, whose name differs from {site} in case only: use another name.")
     if site in documents and not overwrite:
-        raise StoreError(f"{store} has {site} already: set overwrite=True to replace it, or use another name.")
+        how = to_type(python="set overwrite=True", shell="add --overwrite")
+        raise StoreError(f"{store} has {site} already: {how} to replace it, or use another name.")
     doc = _document(tower, ds, settings.resolution)
     sources = open_surface(surface, [doc["place"]], max_distance_km) if surface else None
     kept = {name: other for name, other in documents.items() if name != site}
@@ -145,7 +155,13 @@ def _append(
             sites = cut_drivers(open_options(drivers, ()), settings, sites, building)
         sites = CubeSites(kept=kept, fresh=sites.fresh)
         log = build_document(left_out, None, (), log)
-        compose(building, settings, sites, source=store, log=log, surface=parts)
+        compose(building, settings, sites, source=None if create else store, log=log, surface=parts)
+
+
+def _settings(store: Path) -> CubeSettings:
+    attrs = settings_of(store)
+    with open_store(store, kind="cube", dask=False) as cube:
+        return CubeSettings.of(cube, attrs)
 
 
 def _document(tower: Tower, ds: xr.Dataset | Tower, resolution: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fluxcube.cards import card, few
 from fluxcube.cubes.building import (
     BuildRequest,
     FoundSites,
@@ -32,7 +33,7 @@ from fluxcube.cubes.layout import CHECKSUMS, CubeSettings
 from fluxcube.cubes.stamps import Kept, settings_of
 from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
 from fluxcube.cubes.surface_sources import SurfaceSource, as_sources
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, without_secrets
 from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
 from fluxcube.stores.bucket_states import working_copy
@@ -45,6 +46,10 @@ __all__ = ["BuildReport", "build_carbonsense"]
 CLOCKS = ("solar", "standard")
 #: Clock of daily cubes: days of towers, as in their daily files, begin at midnight of standard time.
 DAY_CLOCK = "standard"
+
+
+#: Number of sites that were left out whose reasons are shown.
+_REASONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,24 @@ class BuildReport:
     left_out: dict[str, str]
     report: dict
     unchanged: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the store, and the numbers of sites that are in it and left out."""
+        left = f", {len(self.left_out)} left out" if self.left_out else ""
+        return f"<BuildReport {without_secrets(str(self.store))}: {len(self.sites)} sites{left}>"
+
+    def _repr_html_(self) -> str:
+        """Return what is in the cube, and what was left out and why, as HTML."""
+        store, warned = without_secrets(str(self.store)), self.report.get("warnings") or {}
+        reasons = [f"{site}: {why}" for site, why in list(self.left_out.items())[:_REASONS]]
+        facts = {
+            "store": store,
+            "sites": f"{len(self.sites)}: {few(self.sites)}",
+            "unchanged": few(self.unchanged) if self.unchanged else "",
+            "left out": f"{len(self.left_out)}; {'; '.join(reasons)}" if self.left_out else "",
+            "warnings": f"{len(warned)} sites: {few(list(warned))}" if warned else "",
+        }
+        return card("BuildReport", facts, (f'cube = fc.open_carbonsense("{store}")', f'fc.open_report("{store}")'))
 
 
 def build_carbonsense(

@@ -232,7 +232,7 @@ def add_drivers_to_store(
 
     Examples
     --------
-    >>> add_drivers_to_store("cube.zarr", "era5.zarr")  # doctest: +SKIP
+    >>> add_drivers_to_store("carbonsense.zarr", "era5.zarr")  # doctest: +SKIP
     """
     opened = {check_name(name): open_drivers(source)}
     with working_copy(store, storage_options, append=True, keep=keep) as path, store_lock(path):

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import xarray as xr
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.cubes.chips import CHIP_ATTRS, RasterSource, chip_coords, chip_days, source_rasters
 from fluxcube.cubes.forcing_blocks import Chunks, chips, touches, weather
 from fluxcube.cubes.forcing_cells import Cells, at_cells, land_cells, plain_cells

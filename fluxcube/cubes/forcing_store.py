@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.cubes.forcing_surface_grid import DAY as SURFACE_DAY
 from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.resolution import DAILY, resolution_of

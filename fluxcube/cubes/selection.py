@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.cubes.drivers import use_drivers
 from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
-from fluxcube.errors import ConfigError, StoreError, to_type, unknown
+from fluxcube.errors import ConfigError, StoreError, to_type, unknown, without_secrets
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_BEFORE, SURFACE_DIMS, TOWER, validate_cube
 from fluxcube.stores.origin import as_opened, derived
@@ -131,6 +132,7 @@ def open_cube(
     ds = use_drivers(validate_cube(_tidy(_selected(spanned, chosen, selection))), selection.drivers)
     masks = (selection.max_qc, selection.max_fill_days, selection.min_quality)
     if not selection.normalized and all(limit is None for limit in masks):
+        ds.encoding["source"] = without_secrets(str(store))  # as xarray's own openers do
         return as_opened(ds)
     ds = derived(ds)
     if selection.max_qc is not None:

@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import ConfigError, StoreError, missing_package
+from fluxcube.errors import ConfigError, StoreError
 from fluxcube.evaluation.bootstrap import INTERVALS
 from fluxcube.evaluation.common_steps import AVERAGING
 from fluxcube.evaluation.coverage import COVERAGE, COVERAGE_NOTE
 from fluxcube.evaluation.rows import inputs_of
 from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
+from fluxcube.exports.cf import from_cf
+from fluxcube.exports.netcdf import write_netcdf
 from fluxcube.maps.at_sites import SAMPLING
 from fluxcube.moments import SCORES, Moments
 from fluxcube.parsing import FILE_FAULTS, parse_json, read_text
@@ -197,12 +199,8 @@ def write_predictions(predictions: xr.Dataset, path: str | Path) -> Path:
     StoreError
         If the folder does not exist, or the disk does not accept the file.
     """
-    encoding = {name: {"zlib": True, "complevel": 1} for name in predictions}
     with replacing(path) as temporary:
-        try:
-            predictions.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
-        except ImportError:
-            raise missing_package("netcdf4", "grid", "writing predictions") from None
+        write_netcdf(predictions, temporary)
     return Path(path)
 
 
@@ -210,7 +208,7 @@ def read_predictions(path: str | Path) -> xr.Dataset:
     """Read predictions that `write_predictions` wrote, into RAM (StoreError if the file contains none)."""
     try:
         with open_netcdf(path) as ds:
-            return ds.load()
+            return from_cf(ds.load())
     except FILE_FAULTS as error:
         raise StoreError(f"{path} contains no predictions: {error}") from error
 

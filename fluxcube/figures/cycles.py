@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SchemaError
+from fluxcube.errors import ConfigError, SchemaError, to_type
 from fluxcube.evaluation.common_rows import CommonRows, rows_in_common
 from fluxcube.evaluation.cycles import CycleKind, mean_cycles
 from fluxcube.figures.predictions import Predicted, by_model, flux_of, selected, targets_of
@@ -115,7 +115,7 @@ def plot_cycle(
 def _only(model: xr.Dataset | xr.DataArray, target: str) -> xr.DataArray:
     flux = flux_of(model, target)
     if flux is None:
-        raise ConfigError(f"the predictions lack {target}; pass target= one that all models predict.")
+        raise ConfigError(f"the predictions lack {target}: choose a target that all models predict.")
     return flux.rename(target) if "target" not in flux.coords else flux.drop_vars("target").rename(target)
 
 
@@ -130,7 +130,10 @@ def _tables(rows: CommonRows, cycle: Cycle | None, by: str | None) -> dict[Cycle
     found = {kind: table[table["model"] != _AGAIN] for kind, table in tables.items() if len(table)}
     absent = [kind for kind in wanted if kind not in found]
     if not found or (cycle is not None and absent):
-        other = 'cycle="diurnal"' if absent == ["seasonal"] and not daily else f"{rows.resolution.option}=None"
+        option = rows.resolution.option
+        other = to_type(python=f"{option}=None", shell=f"--{option.replace('_', '-')} all")
+        if absent == ["seasonal"] and not daily:
+            other = to_type(python='cycle="diurnal"', shell="--cycle diurnal")
         raise ConfigError(
             f"no tower has a complete {absent[0]} cycle of accepted values, which needs some in every "
             f"{'hour' if absent[0] == 'diurnal' else 'month'}; pass {other}, or a longer period."

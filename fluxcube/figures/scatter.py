@@ -85,7 +85,9 @@ def plot_scatter(
     """
     models = by_model(predictions)
     if by is not None and len(models) != 1:
-        raise ConfigError(f'by="{by}": expected one model, found {", ".join(models)}; pass the predictions of one.')
+        raise ConfigError(
+            f"groups by {by}: expected one model, found {', '.join(models)}; pass the predictions of one."
+        )
     if columns < 1:
         raise ConfigError(f"columns={columns}: expected at least 1.")
     rows = rows_in_common(obs, models, max_qc=max_qc, min_quality=min_quality)

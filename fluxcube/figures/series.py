@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SchemaError
+from fluxcube.errors import ConfigError, SchemaError, to_type, unknown
 from fluxcube.figures.predictions import Predicted, by_model, flux_of, selected, targets_of
 from fluxcube.plotting.canvas import Style, ink, print_units, save_picture, styles_of
 from fluxcube.plotting.curves import new_series_axes
@@ -150,12 +150,15 @@ def _step(data: xr.Dataset, period: slice, every: Every | None, resolution: Reso
     times = data["time"].sel(time=period).values
     if not len(times):
         first, last = data["time"].values[[0, -1]].astype("datetime64[D]")
-        raise ConfigError(f"time={period}: selects no time step; the data are from {first} to {last}.")
+        raise ConfigError(
+            f"the period {period.start} to {period.stop} has no time step: the data are from {first} to {last}."
+        )
     if every is not None and every not in _STEPS:
-        raise ConfigError(f"every={every!r}: expected one of {', '.join(_STEPS)}.")
+        raise unknown("step of means", str(every), _STEPS)
     if resolution.steps_per_day == 1:
         if every == "hour":
-            raise ConfigError('every="hour": the data are daily; pass every="day" or every="month".')
+            how = to_type(python='every="day" or every="month"', shell="--every day or --every month")
+            raise ConfigError(f"hours cannot be drawn: the data are daily; pass {how}.")
         return _STEPS[every or "day"]
     days = (times[-1] - times[0]) / np.timedelta64(1, "D")
     return _STEPS[every] if every else "h" if days <= _HOURLY_DAYS else "D"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.devices import device_name
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.inference.devices import device_of
@@ -268,6 +269,7 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
         "model_digest": predictor.digest,
         **({"teacher_digest": record[TEACHER]["model_digest"]} if TEACHER in record else {}),
         **named(record.get("cube") or {}, "training_cube"),
+        **({"training_licences": str(licences)} if (licences := (record.get("cube") or {}).get("licences")) else {}),
         "training_sites": len(record.get("training_sites", ())),
         f"context_{steps}": predictor.model.context,
         f"stride_{steps}": options.strides if options.members else options.stride,

@@ -138,6 +138,12 @@ class Predictor:
         kind = f"{members} of {self.model.kind}" if members else self.model.kind
         return f"<Predictor {kind}: {', '.join(spec.targets)} from {inputs}{memory}; {self.place}>"
 
+    def _repr_html_(self) -> str:
+        """Return what the model predicts, and from what, as HTML."""
+        from fluxcube.inference.card import predictor_card
+
+        return predictor_card(self)
+
     @property
     def place(self) -> str:
         """Where the model was read from, as text."""

@@ -11,14 +11,15 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, StoreError, unknown
+from fluxcube.exports.netcdf import write_netcdf
 from fluxcube.geometry import cell_area, cell_bounds, west_to_east
 from fluxcube.maps.geotiff import write_geotiff
 from fluxcube.maps.means import refuse_standard_deviation
-from fluxcube.maps.netcdf import write_netcdf
 from fluxcube.maps.periods import steps_of
 from fluxcube.maps.store import Maps, as_maps
 from fluxcube.stores.files import replacing
 from fluxcube.units import convert
+from fluxcube.variables import targets
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,12 @@ def export_maps(
     path: str | os.PathLike,
     *,
     format: str | None = None,
-    variables: Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
     units: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Path]:
-    """Write maps, or means of maps, as NetCDF or GeoTIFF; lazy maps are computed block by block.
+    """Write maps, or means of maps, as NetCDF (the default) or GeoTIFF; lazy maps are computed block by block.
 
     Parameters
     ----------
@@ -49,20 +50,21 @@ def export_maps(
         A file (``.nc``; ``.tif`` for one variable), or a folder that exists: then one file for each variable and year,
         named as X-BASE's are, e.g. ``NEE_2018_025_monthly.nc``.
     format : {"netcdf", "geotiff"}, optional
-        Format of files in a folder; the ending of a file determines its format.
-    variables : sequence of str, optional
-        By default all that have latitude and longitude.
+        Format of files in a folder, by default netcdf; the ending of a file determines its format.
+    variables : str or sequence of str, optional
+        Arrays to write; "all" for all that have latitude and longitude. By default the fluxes, without their
+        uncertainty, the dissimilarity and the area of applicability; what is left out is logged.
     units : str, optional
         Convert fluxes into these units where possible, e.g. ``gC m-2 d-1``, X-BASE's of daily and monthly NEE and GPP.
     overwrite : bool
         Replace existing files; each stays until the new one is complete.
     progress : callable, optional
-        ``progress(done, total, text)`` after each file.
+        ``progress(done, total, text)``: hundredths of a NetCDF file while it is written, or files of a folder.
 
     Returns
     -------
     list of Path
-        The files.
+        The files. `fluxcube.open_maps` opens NetCDF files again.
 
     Raises
     ------
@@ -80,9 +82,10 @@ def export_maps(
     -----
     Both formats: float32, fill value -9999, north up, longitudes from -180 (a region across the antimeridian keeps
     rising, to above 180). NetCDF-4: CF-1.11, dimensions time, [hour,] lat and lon with bounds, land_fraction, cell_area
-    (m2) and igbp (MCD12Q1 numbers) as further variables, deflated chunks of at most 4 MB. GeoTIFF: EPSG:4326,
-    cloud-optimised (tiles of 128 to 512, overviews by average, deflate), a band for each time (and hour), with its
-    description and units.
+    (m2) and igbp (MCD12Q1 numbers) as further variables, deflated chunks of at most 4 MB; units of UDUNITS, such as
+    ``g m-2 d-1`` with the substance in the attribute mass_of; institution as in ``maps.attrs["institution"]``. GeoTIFF:
+    EPSG:4326, cloud-optimised (tiles of 128 to 512, overviews by average, deflate), a band for each time (and hour),
+    with its description and units.
 
     References
     ----------
@@ -96,33 +99,53 @@ def export_maps(
     >>> from fluxcube.simulation.example import example_maps
     >>> days = mean_maps(example_maps(days=3))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     [path.name for path in export_maps(days, folder, format="netcdf", variables=["NEE"])]
+    ...     [path.name for path in export_maps(days, folder, variables="NEE")]
     ['NEE_2018_025_daily.nc']
     """
     maps = as_maps(maps)
     path = Path(path)
     format = _format(path, format)
+    if variables is None:
+        variables, left_out = default_variables(maps)
+        if left_out:
+            logger.warning('not exported: %s; pass variables="all", or names, to write them', ", ".join(left_out))
     ds = _with_units(_normal(_chosen(maps, variables)), units)
     files = dict(_files(ds, path, format))
     for file in files:
         if file.exists() and not overwrite:
             raise StoreError(f"{file} exists: pass overwrite (--overwrite) to replace it, or choose another path.")
-    write = write_netcdf if format == "netcdf" else write_geotiff
     for done, (file, part) in enumerate(files.items(), 1):
         with replacing(file) as temporary:
-            write(part, temporary)
+            if format == "geotiff":
+                write_geotiff(part, temporary)
+            else:
+                write_netcdf(part, temporary, progress=progress if len(files) == 1 else None)
         if progress is not None:
             progress(done, len(files), file.name)
     return list(files)
+
+
+def default_variables(maps: xr.Dataset) -> tuple[list[str], list[str]]:
+    """Return the arrays that are exported by default, the fluxes, and those that are left out.
+
+    Maps without a flux, such as those of a wetland fraction, are exported as a whole.
+
+    Examples
+    --------
+    >>> layers = {name: (("latitude", "longitude"), np.ones((2, 2))) for name in ("NEE", "NEE_std", "applicable")}
+    >>> default_variables(xr.Dataset(layers))
+    (['NEE'], ['NEE_std', 'applicable'])
+    """
+    present = _present(maps)
+    fluxes = [name for name in present if name in targets() or name in ("RECO", "ET")]
+    return (fluxes, [name for name in present if name not in fluxes]) if fluxes else (present, [])
 
 
 def _format(path: Path, format: str | None) -> str:
     if format not in (None, "netcdf", "geotiff"):
         raise ConfigError(f"format: expected netcdf or geotiff, found {format!r}.")
     if path.is_dir():
-        if format is None:
-            raise ConfigError(f"{path} is a folder: choose the format of its files, format='netcdf' or 'geotiff'.")
-        return format
+        return format or "netcdf"
     by_ending = _SUFFIXES.get(path.suffix.lower())
     if by_ending is None or format not in (None, by_ending):
         expected = format or "netcdf or geotiff"
@@ -135,17 +158,22 @@ def _format(path: Path, format: str | None) -> str:
     return by_ending
 
 
-def _chosen(maps: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+def _present(maps: xr.Dataset) -> list[str]:
+    return [str(n) for n, a in maps.data_vars.items() if set(_CELLS) <= set(a.dims) and a.dtype.kind in "fiub"]
+
+
+def _chosen(maps: xr.Dataset, variables: str | Sequence[str]) -> xr.Dataset:
     """Return maps with the arrays to write, and with all coordinates."""
-    present = [str(n) for n, a in maps.data_vars.items() if set(_CELLS) <= set(a.dims) and a.dtype.kind in "fiub"]
-    for name in variables or ():
+    present = _present(maps)
+    names = present if variables == "all" else [variables] if isinstance(variables, str) else list(variables)
+    for name in names:
         if name not in present and "averaged_over" in maps.attrs:
             refuse_standard_deviation(name)
         if name not in present:
             raise unknown("map", name, present)
     if not present:
         raise SchemaError(f"nothing to write: no array of {', '.join(_CELLS)}; found {list(maps.data_vars)}.")
-    return _only(maps, list(variables or present))
+    return _only(maps, names)
 
 
 def _only(maps: xr.Dataset, names: Sequence[str]) -> xr.Dataset:

@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, missing_package
-from fluxcube.maps.netcdf import FILL, file_attrs
+from fluxcube.exports.names import plain_attrs
+from fluxcube.exports.netcdf import FILL
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -184,7 +185,13 @@ def _describe(tiff: DatasetWriter, name: str, array: xr.DataArray, attrs: Mappin
     tiff.descriptions = [f"{name} {label}".strip() for label in labels]
     tiff.units = [str(array.attrs.get("units", ""))] * len(labels)
     own = {"long_name": array.attrs.get("long_name", name), "cell_methods": array.attrs.get("cell_methods", "")}
-    tiff.update_tags(variable=name, **{k: str(v) for k, v in (file_attrs(attrs) | own).items() if k != "Conventions"})
+    tiff.update_tags(variable=name, **{k: str(v) for k, v in (_tags(attrs) | own).items()})
+
+
+def _tags(attrs: Mapping) -> dict[str, object]:
+    """Return the attributes of maps that a GeoTIFF has as tags: no empty ones, and nothing about the kind of store."""
+    left_out = ("kind", "complete", "Conventions")
+    return {key: value for key, value in plain_attrs(attrs).items() if key not in left_out and str(value)}
 
 
 def _fill(tiff: DatasetWriter, stack: da.Array) -> None:

@@ -8,20 +8,24 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import xarray as xr
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.exports.netcdf import SUFFIXES
 from fluxcube.maps.inputs import expected_files, input_paths
+from fluxcube.maps.netcdf import files_of, open_exported
 from fluxcube.maps.regions import DIMS, Region, even_chunks, region_tasks, regions, sent_bytes
 from fluxcube.maps.workers import connected, workers_for
 from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DEVICE, REGION_BYTES, validate_maps
+from fluxcube.sources.products.open import open_product
 from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
@@ -175,14 +179,19 @@ def as_maps(maps: Maps) -> xr.Dataset:
 
 
 def open_maps(
-    store: str | os.PathLike, *, partial: bool = False, storage_options: Mapping[str, object] | None = None
+    store: str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    partial: bool = False,
+    storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Open maps that `write_maps` wrote.
+    """Open maps: a store that `write_maps` wrote, NetCDF files that `export_maps` wrote, or a published product.
 
     Parameters
     ----------
-    store : path or URL
-        Folder of the store, or its URL, such as ``s3://bucket/maps.zarr``.
+    store : path, URL, pattern, or list of paths
+        Folder of a store, or its URL, such as ``s3://bucket/maps.zarr``; or NetCDF files: one, a folder or pattern of
+        them (``"products/*_monthly.nc"``), or a list. Files that fluxcube did not write are opened by
+        `fluxcube.open_product`, which has further options.
     partial : bool
         Also open an unfinished store; regions that are not written are NaN.
     storage_options : mapping, optional
@@ -192,19 +201,34 @@ def open_maps(
     -------
     xr.Dataset
         Lazy maps, one variable (time, latitude, longitude) for each flux. The attribute `complete` is 1, or 0 for an
-        unfinished store. xarray can write them, or parts of them, to NetCDF and Zarr.
+        unfinished store. xarray can write them, or parts of them, to NetCDF and Zarr. Maps from exported files have the
+        names, units and times of those that were exported, from north to south and from west to east, and the
+        identifier of their store as `derived_from`: a file is not the store.
 
     Raises
     ------
     StoreError
-        If there is no such store, or it is unfinished.
+        If there is no such store, or it is unfinished; if files do not belong together.
+    SourceError
+        If files are neither exported maps nor a product that is recognised.
 
     Examples
     --------
-    >>> import fluxcube as fc
-    >>> maps = fc.open_maps("maps.zarr")  # doctest: +SKIP
-    >>> fc.plot_map(maps.NEE.mean("time"), "nee.png")  # doctest: +SKIP
+    >>> import tempfile
+    >>> from fluxcube.maps.export import export_maps
+    >>> from fluxcube.simulation.example import example_maps
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = export_maps(example_maps(days=2), folder)
+    ...     sorted(open_maps(folder).load().data_vars)
+    ['GPP_NT', 'NEE', 'RECO_NT']
     """
+    if files := files_of(store):
+        exported = open_exported(files)
+        return open_product(files) if exported is None else exported
+    if not isinstance(store, str | os.PathLike):
+        raise StoreError("expected a store of maps, or NetCDF files (.nc), found an empty list of files.")
+    if _is_foreign(store):
+        return open_product(store, storage_options=storage_options)
     opened = open_store(store, kind="maps", allow_partial=partial, storage_options=storage_options)
     ds = as_opened(portable(validate_maps(opened)))
     if not ds.attrs.get("complete") and (is_bucket(store) or not is_url(store)):  # others do not list their objects
@@ -213,6 +237,14 @@ def open_maps(
             "%s is not complete: %d of %s regions are written", store, ds.attrs["regions_done"], ds.attrs["regions"]
         )
     return ds
+
+
+def _is_foreign(store: str | os.PathLike) -> bool:
+    """Return whether a path is a Zarr store of another program, or a URL of a NetCDF file."""
+    if is_url(store):
+        return str(store).partition("?")[0].endswith(SUFFIXES)
+    place = Path(store)
+    return not (place / "zarr.json").is_file() and any((place / name).is_file() for name in (".zgroup", ".zmetadata"))
 
 
 def _sent_bytes(maps: xr.Dataset, path: Place, todo: Sequence[Region]) -> int:

@@ -132,6 +132,13 @@ class BoostingConfig:
         )
 
     @classmethod
+    def quick(cls) -> BoostingConfig:
+        """Return settings for a first score: shallow trees on at most 100,000 rows, seconds per target."""
+        return cls(
+            n_estimators=100, learning_rate=0.2, max_depth=6, min_child_weight=20, early_stopping=10, max_rows=100_000
+        )
+
+    @classmethod
     def published(cls) -> BoostingConfig:
         """Return the settings of CarbonSense's baseline, without scale_pos_weight, which is for classification.
 

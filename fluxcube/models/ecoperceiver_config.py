@@ -130,6 +130,11 @@ class EcoPerceiverConfig:
         return layers * (self.context - 1) + 1
 
     @classmethod
+    def quick(cls) -> EcoPerceiverConfig:
+        """Return the settings of `small`; the preset is quick by its training (`TrainingConfig.quick`)."""
+        return cls.small()
+
+    @classmethod
     def published(cls) -> EcoPerceiverConfig:
         """Return the paper's model and inputs: 988,633 parameters with 21 variables, 9 bands and one target."""
         return cls(inputs="published")

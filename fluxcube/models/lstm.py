@@ -67,6 +67,11 @@ class LSTMConfig:
         return cls(**SMALL)
 
     @classmethod
+    def quick(cls) -> LSTMConfig:
+        """Return the settings of `small`; the preset is quick by its training (`TrainingConfig.quick`)."""
+        return cls.small()
+
+    @classmethod
     def published(cls) -> LSTMConfig:
         """Return the width of CarbonBench's best.
 

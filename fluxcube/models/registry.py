@@ -48,14 +48,14 @@ class Row:
 
 
 _BOTH = ("hourly", "daily")
-_NETWORK = {"small": "default", "published": "default"}
+_NETWORK = {"quick": "quick", "small": "default", "published": "default"}
 _ROWS: dict[str, Row] = {
     "ecoperceiver": Row(
         model="fluxcube.models.ecoperceiver:EcoPerceiver",
         config="fluxcube.models.ecoperceiver:EcoPerceiverConfig",
         trainer="descent",
         resolutions=("hourly",),
-        presets={"small": "default", "published": "published"},
+        presets={"quick": "quick", "small": "default", "published": "published"},
         default="small",
     ),
     "tam-rl": Row(
@@ -95,7 +95,7 @@ _ROWS: dict[str, Row] = {
         config="fluxcube.models.boosting:BoostingConfig",
         trainer="rows",
         resolutions=_BOTH,
-        presets={"published": "default", "xbase": "default", "small": "default"},
+        presets={"quick": "default", "published": "default", "xbase": "default", "small": "default"},
     ),
     "mean": Row(
         model="fluxcube.models.simple:Mean",

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
+from fluxcube.cards import card
 from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.errors import ConfigError
 from fluxcube.fetch.items import duration_text, size_text
@@ -42,6 +43,10 @@ _READ = 0.08
 _ENTRY_BYTES, _REGION_BYTES = 900, 900
 #: RAM of the submitting process beyond which a plan advises a smaller graph, bytes.
 _LARGE_CLIENT = 4 * 2**30
+
+
+#: Lines of a plan that notebooks show.
+_SHOWN = ("maps", "grid", "tasks", "written", "CPU-hours", "wall time", "cost on CPUs", "RAM of a worker")
 
 
 class Interval(NamedTuple):
@@ -223,6 +228,11 @@ class MapPlan:
 
     def __str__(self) -> str:
         return self.text()
+
+    def _repr_html_(self) -> str:
+        """Return what the maps will take as HTML."""
+        facts = {name: value for name, value in _rows(self) if name in _SHOWN}
+        return card("MapPlan", facts, ("print(plan)", 'fc.write_maps(maps, "maps.zarr")'))
 
 
 def plan_maps(

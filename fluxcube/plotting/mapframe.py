@@ -119,7 +119,7 @@ class MapFrame:
         return 16.0 if outline is not None and self.box.around and self._circle(outline) else None
 
     def _outline(self) -> np.ndarray | None:
-        outline = None if self.projection is None else self.projection.outline()
+        outline = None if self.projection is None else self.projection.outline
         return None if outline is None or not np.isfinite(outline).all() else outline
 
     def _clip(self, artist: Any) -> None:
@@ -238,7 +238,7 @@ def degrees(value: float, letters: str) -> str:
 def shape_of(box: Box, projection: Projection | None) -> float:
     """Return height over width of a map, limited to usual shapes of a page."""
     height, width = box.north - box.south, (box.east - box.west) * squeeze(box.south, box.north)
-    outline = None if projection is None else projection.outline()
+    outline = None if projection is None else projection.outline
     if outline is not None and np.isfinite(outline).all():
         width, height = np.ptp(outline, axis=0)
     elif outline is not None:

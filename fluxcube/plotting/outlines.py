@@ -55,15 +55,21 @@ def outlines_within(kind: str, west: float, east: float, south: float, north: fl
         Degrees east, from west to east, and north.
     """
     world = max(east - west, north - south) > REGION
-    lines = coast_lines() if world and kind == "coast" else detailed_lines(kind)
-    turned = (line + np.array([turn, 0.0]) for turn in (-360.0, 0.0, 360.0) for line in lines)
-    near = (line for line in turned if _touches(line, west, east, south, north))
+    detailed = kind == "borders" or not world
+    lines, ends = (detailed_lines(kind) if detailed else coast_lines()), _ends(kind, detailed)
+    near = []
+    for turn in (-360.0, 0.0, 360.0):
+        left, right = ends[:, 0] + turn, ends[:, 2] + turn
+        found = np.flatnonzero((right > west) & (left < east) & (ends[:, 3] > south) & (ends[:, 1] < north))
+        near += [lines[i] + np.array([turn, 0.0]) for i in found]
     return [part for line in near for part in _between(line, west, east)]
 
 
-def _touches(line: np.ndarray, west: float, east: float, south: float, north: float) -> bool:
-    (x0, y0), (x1, y1) = line.min(0), line.max(0)
-    return bool(x1 > west and x0 < east and y1 > south and y0 < north)
+@functools.cache
+def _ends(kind: str, detailed: bool) -> np.ndarray:
+    """Return the western, southern, eastern and northern end (line, 4) of each line."""
+    lines = detailed_lines(kind) if detailed else coast_lines()
+    return np.array([[*line.min(0), *line.max(0)] for line in lines])
 
 
 def _between(line: np.ndarray, west: float, east: float) -> Iterable[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import SchemaError, unknown
+from fluxcube.errors import SchemaError, to_type, unknown
 from fluxcube.geometry import west_to_east
 from fluxcube.plotting.projections import Box
 from fluxcube.samples.features import class_of
@@ -42,9 +42,10 @@ def places_of(data: Places) -> pd.DataFrame:
     else:
         table = data.drop_duplicates("site").set_index("site") if "site" in data else data
     if missing := {"latitude", "longitude"} - set(table):
+        table_of = to_type(python="fluxcube.known_sites()", shell="towers.csv with the header site,latitude,longitude")
         raise SchemaError(
             f"expected towers with latitude and longitude, found no {', '.join(sorted(missing))}: pass a cube, or a "
-            "table with the columns site, latitude and longitude, such as fluxcube.known_sites()."
+            f"table with the columns site, latitude and longitude, such as {table_of}."
         )
     known = np.isfinite(table[["latitude", "longitude"]].to_numpy(float)).all(1)
     if not known.any():
@@ -135,7 +136,7 @@ def box_of(places: pd.DataFrame, bbox: tuple[float, float, float, float] | None 
     if bbox is not None:
         west, south, east, north = map(float, bbox)
         if not south < north or west == east:
-            raise SchemaError(f"bbox: expected (west, south, east, north) in degrees, found {bbox}; exchange them.")
+            raise SchemaError(f"bbox: expected west, south, east and north in degrees, found {bbox}; exchange them.")
         return Box(west, east if east > west else east + 360.0, south, north)
     lon, lat = (_ends(axis) for axis in (west_to_east(np.unique(places["longitude"]))[1], places["latitude"]))
     return _box_around(lon, lat)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fluxcube.errors import ConfigError, unknown
+from fluxcube.errors import ConfigError, to_type, unknown
 
 if TYPE_CHECKING:
     import pyproj
@@ -66,6 +67,14 @@ class Projection:
     crs: pyproj.CRS
     box: Box
 
+    @functools.cached_property
+    def _forward(self) -> pyproj.Proj:
+        import pyproj
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pyproj, on what a PROJ text does not contain
+            return pyproj.Proj(self.crs)
+
     def xy(self, longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the place of points on the map, in the units of the projection; NaN where it has none.
 
@@ -74,12 +83,8 @@ class Projection:
         longitude, latitude : array
             Degrees; longitudes may lie beyond 180.
         """
-        import pyproj
-
         east = np.clip(np.asarray(longitude, float), self.box.west + _SEAM, self.box.east - _SEAM)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pyproj, on what a PROJ text does not contain
-            x, y = pyproj.Proj(self.crs)(east, np.broadcast_to(np.asarray(latitude, float), east.shape))
+        x, y = self._forward(east, np.broadcast_to(np.asarray(latitude, float), east.shape))
         known = np.isfinite(x) & np.isfinite(y)
         return np.where(known, x, np.nan), np.where(known, y, np.nan)
 
@@ -90,6 +95,7 @@ class Projection:
         index = np.arange(len(line))
         return np.stack(self.xy(np.interp(at, index, line[:, 0]), np.interp(at, index, line[:, 1])), 1)
 
+    @functools.cached_property
     def outline(self) -> np.ndarray:
         """Return the edge (points, 2) of the map: of its box, or its outer parallel around a pole."""
         b = self.box
@@ -136,12 +142,16 @@ def _named(name: str, box: Box) -> Projection:
     if name == "lambert":
         if box.east - box.west > 180:
             raise ConfigError(
-                f'projection="lambert": expected a map of at most 180 degrees of longitude, found '
-                f'{box.east - box.west:g}; take "robinson", or "polar" around a pole.'
+                f"the projection lambert: expected a map of at most 180 degrees of longitude, found "
+                f"{box.east - box.west:g}; pass {_type('robinson')}, or {_type('polar')} around a pole."
             )
         return Projection(pyproj.CRS(f"+proj=laea +lat_0={lat} +lon_0={lon}"), box)
     kind = {"robinson": "robin", "mollweide": "moll"}[name]
     return Projection(pyproj.CRS(f"+proj={kind} +lon_0={lon} +R={_RADIUS}"), box)
+
+
+def _type(name: str) -> str:
+    return to_type(python=f'projection="{name}"', shell=f"--projection {name}")
 
 
 def _crs(projection: str | pyproj.CRS) -> pyproj.CRS:
@@ -157,15 +167,15 @@ def _crs(projection: str | pyproj.CRS) -> pyproj.CRS:
 def _own(crs: pyproj.CRS, box: Box) -> Projection:
     """Return a projection of the caller; a map of all longitudes is cut where the projection is."""
     if crs.is_geographic:
-        raise ConfigError(f'projection: {crs.name} has degrees as axes; pass "platecarree".')
+        raise ConfigError(f"the projection {crs.name} has degrees as axes; pass {_type('platecarree')}.")
     seam = float(_parameters(crs).get("lon_0", 0.0)) - 180.0
     if box.around:
         return Projection(crs, Box(seam, seam + 360.0, box.south, box.north))
     inside = (seam - box.west) % 360 < box.east - box.west - _SEAM and (seam - box.west) % 360 > _SEAM
     if inside and not _pole_of(crs):
         raise ConfigError(
-            f"projection: {crs.name} cuts the Earth at {(seam + 180) % 360 - 180:g} degrees east, within the map from "
-            f"{box.west:g} to {box.east:g}; pass one with lon_0 near {box.middle[0]:g}."
+            f"the projection {crs.name} cuts the Earth at {(seam + 180) % 360 - 180:g} degrees east, within the map "
+            f"from {box.west:g} to {box.east:g}; pass one with lon_0 near {box.middle[0]:g}."
         )
     return Projection(crs, box)
 

@@ -103,7 +103,10 @@ def plot_sites(
     frame = MapFrame(ax, box, projected)
     x, y, inside = frame.place(places["longitude"].to_numpy(float), places["latitude"].to_numpy(float))
     if not inside.any():
-        raise ConfigError(f"bbox={bbox}: none of the {len(places)} towers lies within (west, south, east, north).")
+        raise ConfigError(
+            f"none of the {len(places)} towers lies within the box from {box.west:g} to {box.east:g} degrees east and "
+            f"{box.south:g} to {box.north:g} degrees north; pass a larger one."
+        )
     frame.land()
     frame.finish()
     if values is None:

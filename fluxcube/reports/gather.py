@@ -12,6 +12,7 @@ import xarray as xr
 from fluxcube.baselines import fit_baselines, predict_baselines
 from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.report import write_predictions
+from fluxcube.exports.cf import from_cf
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.predictor import Predictor
 from fluxcube.inference.towers import predict
@@ -186,7 +187,7 @@ def open_predictions(path: str | os.PathLike) -> xr.Dataset:
         If netcdf4 is not installed.
     """
     try:
-        ds = open_netcdf(path, chunks={})
+        ds = from_cf(open_netcdf(path, chunks={}))
     except (ImportError, ModuleNotFoundError):
         raise missing_package("netcdf4", "grid", "reading predictions") from None
     except FILE_FAULTS as error:

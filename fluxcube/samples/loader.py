@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
+from fluxcube.cards import card, few
 from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError, missing_package
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
@@ -57,7 +58,9 @@ def load_windows(
     spec: FeatureSpec | None = None,
     *,
     sites: Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     predictors: str | Sequence[str] | None = None,
+    labels: bool = False,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
     progress: Callable[[int, int, str], None] | None = None,
@@ -74,8 +77,15 @@ def load_windows(
         data, the chips, and NEE.
     sites : sequence of str, optional
         Towers; by default all with an hour in the cube.
+    targets : str or sequence of str, optional
+        Fluxes of the default `spec`.
     predictors : str or sequence of str, optional
         Inputs of the default `spec`, as `fluxcube.fit` takes them: names, "grid" or "common".
+    labels : bool
+        Whether batches also have labels, for a training loop of your own: ``y`` (B, emits, targets) float32, the fluxes
+        with 0 where none is observed, and ``y_mask`` (B, emits, targets) bool, True where one is. Without a `spec` they
+        are scaled to mean 0 and standard deviation 1, as for `fluxcube.fit`, and so are the inputs of a daily cube;
+        pass ``train.spec`` for validation towers.
     max_qc : int, None or "default"
         Maximum flag of the hourly fluxes that are used, by default 1; None uses all. The spec has that of the
         predictors.
@@ -106,14 +116,18 @@ def load_windows(
     >>> batch["inputs"].shape, batch["images"].shape, batch["targets"].shape
     ((16, 48, 6), (16, 4, 9, 64), (16, 1, 1))
     """
-    if spec is not None and predictors is not None:
-        raise ConfigError("predictors: the spec has its own; pass predictors without spec.")
+    for name, value in (("targets", targets), ("predictors", predictors)):
+        if spec is not None and value is not None:
+            raise ConfigError(f"{name}: the spec has its own; pass {name} without spec.")
     cube = as_cube(cube)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
     sites = sites_with_hours(cube) if sites is None else sites
-    spec = cube_spec(cube, sites, predictors=predictors) if spec is None else spec
-    return Windows(load_towers(cube, sites, spec, limit, progress), **options)
+    chosen = cube_spec(cube, sites, targets=targets or "NEE", predictors=predictors) if spec is None else spec
+    towers = load_towers(cube, sites, chosen, limit, progress)
+    if not labels:
+        return Windows(towers, **options)
+    return LabelledWindows(towers.scaled(inputs=resolution.scaled_inputs) if spec is None else towers, **options)
 
 
 @dataclass(eq=False)
@@ -233,6 +247,30 @@ class Windows:
         """Number of windows of the current epoch that no rank uses."""
         used = len(self) * self.batch_size if self.drop_last else len(self.ends(self.epoch))
         return len(self._draw(self.epoch)) - used * self.world_size
+
+    def __repr__(self) -> str:
+        """Return the number of towers, and what a window contains."""
+        spec = self.spec
+        inputs = ", ".join((*spec.predictors, *spec.surface, *spec.bands))
+        return (
+            f"<Windows of {len(self.sites)} sites: {self.length} steps of {inputs} for {', '.join(spec.targets)}; "
+            f"batches of {self.batch_size}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a window contains as HTML; nothing is drawn or read for it."""
+        spec = self.spec
+        facts = {
+            "sites": f"{len(self.sites)}: {few(self.sites)}",
+            "window": f"{self.length} {spec.resolution} time steps, of which the last {self.emits} are predicted",
+            "batch": f"{self.batch_size} windows{', shuffled' if self.shuffle else ''}",
+            "targets": ", ".join(spec.targets),
+            "predictors": few(spec.predictors, 12),
+            "satellite": few((*spec.surface, *spec.bands, *(kind.array for kind in spec.images)), 12),
+            "epoch": self.epoch,
+            "rank": f"{self.rank} of {self.world_size}" if self.world_size > 1 else "",
+        }
+        return card("Windows", facts, ("for batch in windows: ...", "windows.loader()  # of torch"))
 
     def __len__(self) -> int:
         """Return the number of batches of the current epoch on this rank."""
@@ -368,6 +406,15 @@ class Windows:
         return out
 
 
+class LabelledWindows(Windows):
+    """Windows whose batches have labels without missing values, ``y`` and ``y_mask``; see `load_windows`."""
+
+    def _batch(self, ends: np.ndarray) -> dict[str, np.ndarray]:
+        batch = super()._batch(ends)
+        seen = np.isfinite(batch["targets"])
+        return batch | {"y": np.where(seen, batch["targets"], np.float32(0)), "y_mask": seen}
+
+
 def _whole(state: Mapping[str, object], name: str) -> int:
     value = state.get(name)
     if not isinstance(value, (int, np.integer)):
@@ -383,6 +430,11 @@ class _Order:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return self.windows._indices()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch: Lightning calls this before each, since it does not read a loader to its end."""
+        if epoch != self.windows.epoch:
+            self.windows.set_epoch(epoch)
 
     def __len__(self) -> int:
         return max(0, len(self.windows) - self.windows.first_batch)

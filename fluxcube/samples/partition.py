@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fluxcube.cards import card, few
 from fluxcube.errors import SplitError, unknown
 from fluxcube.parsing import read_json
 from fluxcube.samples import periods as spans
@@ -82,6 +83,22 @@ class Split:
                 raise SplitError(f"{part} has periods of sites that it does not list: {', '.join(foreign)}.")
         if not self.train:
             raise SplitError("a split must have at least one training site; its list is empty.")
+
+    def __repr__(self) -> str:
+        """Return the method and the number of sites of each part."""
+        return f"<Split {self.kind}: {self._sizes()}>"
+
+    def _repr_html_(self) -> str:
+        """Return the parts and their sites as HTML."""
+        facts = {part: f"{len(getattr(self, part))}: {few(getattr(self, part))}" for part in PARTS}
+        facts |= {"method": self.kind, "seed": "" if self.seed is None else str(self.seed)}
+        facts |= {"buffer": f"{self.buffer_km:g} km" if self.buffer_km else ""}
+        facts |= {"classes without training sites": ", ".join(self.zero_shot), "notes": " ".join(self.notes)}
+        return card("Split", facts, ("fc.fit(cube, split=split, ...)",))
+
+    def _sizes(self) -> str:
+        sizes = (f"{len(getattr(self, part))} {part}" for part in PARTS if getattr(self, part))
+        return f"{', '.join(sizes)} sites"
 
     def _several(self) -> list[str]:
         """Sites of more than one part."""

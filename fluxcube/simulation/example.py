@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.humidity import saturation_vapour_pressure
 from fluxcube.schema import CHIP_X, CHIP_Y, validate_cube, validate_forcing, validate_maps, variable_coords
 from fluxcube.solar import potential_radiation

@@ -61,7 +61,7 @@ def is_bucket(path: object) -> bool:
 
     Examples
     --------
-    >>> is_bucket("s3://b/cube.zarr"), is_bucket("https://x.org/cube.zarr"), is_bucket("cube.zarr")
+    >>> is_bucket("s3://b/carbonsense.zarr"), is_bucket("https://x.org/carbonsense.zarr"), is_bucket("carbonsense.zarr")
     (True, False, False)
     """
     return isinstance(path, Bucket) or (isinstance(path, str) and path.partition("://")[0] in _PACKAGES)
@@ -89,7 +89,7 @@ class Bucket:
     Attributes
     ----------
     url : str
-        Such as ``s3://bucket/folder/cube.zarr``, without a last slash.
+        Such as ``s3://bucket/folder/carbonsense.zarr``, without a last slash.
     options : mapping
         `storage_options` of fsspec. They may contain credentials, and are never printed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fluxcube.errors import ConfigError, unknown
@@ -213,11 +213,17 @@ class TrainingConfig:
         )
 
     @classmethod
+    def quick(cls) -> TrainingConfig:
+        """Return settings for a first score: a couple of minutes on two cores, however many towers there are."""
+        return cls(epochs=3, windows_per_epoch=6000, val_windows=512, warmup_epochs=0.5)
+
+    @classmethod
     def preset(cls, name: str) -> TrainingConfig:
-        """Return the settings of a preset, "default" or "published" (UnknownNameError for another name)."""
-        if name not in ("default", "published"):
-            raise unknown("preset of the training settings", name, ("default", "published"))
-        return cls.published() if name == "published" else cls()
+        """Return the settings of a preset, "default", "quick" or "published" (UnknownNameError for another name)."""
+        made: dict[str, Callable[[], TrainingConfig]] = {"default": cls, "quick": cls.quick, "published": cls.published}
+        if name not in made:
+            raise unknown("preset of the training settings", name, made)
+        return made[name]()
 
     @property
     def learned(self) -> dict[str, object]:

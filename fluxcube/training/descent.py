@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from fluxcube.models.network import Network
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.training.calibration import calibrate_on
+from fluxcube.training.callbacks import Told
 from fluxcube.training.checks import BALANCED
-from fluxcube.training.events import Events
 from fluxcube.training.job import Job
 from fluxcube.training.loop import train
 from fluxcube.training.loss import Balance
 from fluxcube.training.parallel import World
 from fluxcube.training.plan import Plan
-from fluxcube.training.run import EVENTS, LOG, STATE, write_log
+from fluxcube.training.run import LOG, STATE, write_log
 from fluxcube.training.state import Counters
 from fluxcube.training.validation import Validation, mean_nse, scored_epochs, validation_windows
 from fluxcube.training.weights import SupportedWindows, WeightedWindows, WindowOptions, flux_weights
@@ -36,49 +37,32 @@ def descend(
     folder: Path,
     request: Mapping,
     progress: Callable[[int, int, str], None] | None,
+    told: Told,
 ) -> tuple[Network, list[dict], str, dict]:
     """Train a model; return it with its history, a summary and the calibration of its standard deviations."""
     with torch.random.fork_rng():  # the caller's generator is left as it was
         torch.manual_seed(seed)
-        model = _network(plan)
+        model = new_network(plan)
         if plan.start is not None:
             plan.start.put(model, train_towers.spec)
-        windows = _windows(plan, model, train_towers, world, seed)
+        windows = training_windows(plan, model, train_towers, world, seed)
         validation = validation_windows(model, val, plan.training.val_windows, plan.training.batch_size, seed)
-        events = Events(folder / EVENTS) if plan.training.tensorboard and not world.rank else None
-
-        def on_epoch(rows: list[dict]) -> None:
-            write_log(folder / LOG, rows)
-            if events:
-                events.epoch(rows[-1])
-
-        try:
-            job = Job(
-                model=model,
-                windows=windows,
-                config=plan.training,
-                world=world,
-                request=request,
-                validation=None if validation is None else Validation(validation),
-                state=folder / STATE,
-                on_epoch=on_epoch,
-                on_step=events.step if events else None,
-                progress=None if world.rank else progress,
-                balance=_balance(plan, train_towers),
-                alpha=plan.balance,
-                pretrain=plan.pretrain_epochs,
-            )
-            counters = train(job)
-        finally:
-            if events:
-                events.close()
+        job = dataclasses.replace(
+            job_of(plan, model, windows, world, train_towers, request),
+            validation=None if validation is None else Validation(validation),
+            state=folder / STATE,
+            on_epoch=lambda rows: write_log(folder / LOG, rows),
+            told=told,
+            progress=None if world.rank else progress,
+        )
+        counters = train(job)
         calibration: dict = {}
         if validation is not None and "std" in model.quantities:
             calibration = world.first(lambda: calibrate_on(model, validation))
     return model, counters.history, _summary(model, counters, plan.training.keep), calibration
 
 
-def _network(plan: Plan) -> Network:
+def new_network(plan: Plan) -> Network:
     """Build the untrained model of a plan (ConfigError if it is no network)."""
     model = registry.build(plan.model, plan.config, plan.sizes())
     if not isinstance(model, Network):
@@ -96,7 +80,22 @@ def _balance(plan: Plan, towers: Towers) -> Balance | None:
     return Balance(nee, gpp, reco, towers.spec.target_mean, towers.spec.target_scale)
 
 
-def _windows(plan: Plan, model: Network, towers: Towers, world: World, seed: int) -> Windows:
+def job_of(plan: Plan, model: Network, windows: Windows, world: World, towers: Towers, request: Mapping) -> Job:
+    """Return the job of a plan, without what is scored, written and told."""
+    return Job(
+        model=model,
+        windows=windows,
+        config=plan.training,
+        world=world,
+        request=request,
+        balance=_balance(plan, towers),
+        alpha=plan.balance,
+        pretrain=plan.pretrain_epochs,
+    )
+
+
+def training_windows(plan: Plan, model: Network, towers: Towers, world: World, seed: int) -> Windows:
+    """Return the training windows of a process, with their weights."""
     config = plan.training
     if config.effective_batch and config.effective_batch % world.size:
         raise ConfigError(

@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypedDict
+
+import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
 from fluxcube.cubes.selection import Cube, as_cube
@@ -19,8 +24,10 @@ from fluxcube.schema import validate_cube
 from fluxcube.stores.download import bucket_of
 from fluxcube.stores.objects import Bucket, place
 from fluxcube.stores.origin import origin
+from fluxcube.training.callbacks import Callback, Watch, check_callbacks
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.plan import check_bag, make_plan
+from fluxcube.training.loggers import check_logs
+from fluxcube.training.plan import Plan, check_bag, make_plan
 from fluxcube.training.request import FitRequest
 from fluxcube.training.run import Run
 from fluxcube.training.seeds import train_seeds
@@ -61,6 +68,8 @@ def fit(
     deterministic: bool | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    log: str | Sequence[str] | None = None,
     storage_options: Mapping[str, object] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Run:
@@ -168,6 +177,12 @@ def fit(
         Whether to resume an unfinished run in `out`.
     overwrite : bool
         Whether to replace a run in `out`.
+    callbacks : sequence of Callback, optional
+        Objects that are told what the run does (`fluxcube.training.callbacks.Callback`). An error of a callback ends
+        the run; its state is saved, and the same call resumes it.
+    log : str or sequence of str, optional
+        Loggers: "tensorboard" (event files in `out`), "wandb", "mlflow", or "csv" (loss and learning rate of each step,
+        in ``steps.csv`` of `out`); see `fluxcube.training.loggers`. ``log.csv`` is always written.
     storage_options : mapping, optional
         Options of fsspec to reach a bucket; neither stored nor logged.
     progress : callable, optional
@@ -179,6 +194,8 @@ def fit(
 
     Raises
     ------
+    CallbackError
+        If a callback raises an error.
     CheckpointError
         If `out` contains a finished run, or something else; if `init` is damaged or of another version.
     ConfigError
@@ -209,42 +226,71 @@ def fit(
     >>> cube = example_cube(sites=12, days=6)
     >>> run = fit(cube, model="sw-linear", out=tempfile.mkdtemp())
     >>> sorted(path.name for path in run.path.iterdir())
-    ['applicability.safetensors', 'model.json', 'run.json', 'split.json']
+    ['applicability.safetensors', 'model.json', 'run.json', 'run.toml', 'split.json']
     """
-    _check_used(model, epochs, seeds, jobs)
-    config, training = _on_device(model, config, _training(training, epochs), device, deterministic)
+    options = dict(locals())  # all arguments
+    names, told = check_logs(log), check_callbacks(callbacks)
     cube = as_cube(cube)
-    source, cube, folder = origin(cube), validate_cube(cube), place(out, storage_options)
-    cube = cube if drivers is None else use_drivers(cube, drivers)
-    resolution = resolution_of(cube)
-    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
-    request = FitRequest(
-        model=model,
-        limit=limit,
-        target=target,
-        predictors=(predictors,) if isinstance(predictors, str) else predictors,
-        memory_days=memory_days,
-        bands=bands,
-        static=static,
-        bounds=bounds,
-        surface=surface if surface == DEFAULT else (surface,) if isinstance(surface, str) else tuple(surface),
-        lookahead=lookahead,
-        pixels=pixels,
-        images=images if images is None else tuple(images),
-        split=split,
-        train_igbp=train_igbp,
-        config=config,
-        training=training,
-        init=init if init is None else bucket_of(init, storage_options) or init,
-        seed=seed,
-        search=search,
-        bag=bag,
-    )
-    plan = dataclasses.replace(make_plan(cube, request), source=source)
+    plan, folder = planned(cube, options), place(out, storage_options)
+    if plan.by_descent and plan.training.tensorboard:
+        names = tuple(dict.fromkeys((*names, "tensorboard")))
+    watch = Watch(told, names, store=_store_of(cube, folder))
+    beside: Beside = {"overwrite": overwrite, "resume": resume, "progress": progress, "watch": watch}
     if seeds is not None:
-        return train_seeds(plan, seeds, seed, folder, jobs=jobs, overwrite=overwrite, resume=resume, progress=progress)
+        return train_seeds(plan, seeds, seed, folder, jobs=jobs, **beside)
     check_bag(plan, seed)
-    return train_one(Data(plan, progress), seed, folder, overwrite=overwrite, resume=resume, progress=progress)
+    return train_one(Data(plan, progress), seed, folder, **beside)
+
+
+def _store_of(cube: xr.Dataset, folder: Path | Bucket) -> str:
+    """Return the place of a cube, absolute for a run in a bucket; "" if it was not opened from a store."""
+    store = str(cube.encoding.get("source", ""))
+    is_url = not store or "://" in store
+    return store if is_url or isinstance(folder, Path) else os.path.abspath(store)
+
+
+class Beside(TypedDict):
+    """Options that change no weight."""
+
+    overwrite: bool
+    resume: bool
+    progress: Callable[[int, int, str], None] | None
+    watch: Watch
+
+
+def planned(cube: Cube, options: Mapping[str, Any]) -> Plan:
+    """Return the plan of a call of `fit`, checked before towers are read.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        As `fit` takes it.
+    options : mapping
+        All arguments of `fit` by name.
+    """
+    given = SimpleNamespace(**options)
+    _check_used(given.model, given.epochs, given.seeds, given.jobs)
+    training = _training(given.training, given.epochs)
+    config, training = _on_device(given.model, given.config, training, given.device, given.deterministic)
+    cube = as_cube(cube)
+    source, cube = origin(cube), validate_cube(cube)
+    cube = cube if given.drivers is None else use_drivers(cube, given.drivers)
+    resolution = resolution_of(cube)
+    init, surface = given.init, given.surface
+    asked = {item.name: options[item.name] for item in dataclasses.fields(FitRequest) if item.name in options}
+    request = FitRequest(
+        **asked
+        | {
+            "config": config,
+            "training": training,
+            "limit": quality_limit(resolution, given.max_qc, given.min_quality, default=resolution.training_limit),
+            "surface": surface if surface == DEFAULT else (surface,) if isinstance(surface, str) else tuple(surface),
+            "predictors": (given.predictors,) if isinstance(given.predictors, str) else given.predictors,
+            "images": given.images if given.images is None else tuple(given.images),
+            "init": init if init is None else bucket_of(init, given.storage_options) or init,
+        }
+    )
+    return dataclasses.replace(make_plan(cube, request), source=source)
 
 
 def _training(training: TrainingConfig | Mapping | None, epochs: int | None) -> TrainingConfig:

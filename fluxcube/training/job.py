@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fluxcube.models.network import Network
 from fluxcube.samples.loader import Windows
+from fluxcube.training.callbacks import Told
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.loss import Balance
 from fluxcube.training.parallel import World
@@ -37,6 +38,8 @@ class Job:
         File of the state; if it exists, training resumes from it. None records no state.
     on_epoch : callable, optional
         Called with the history after each epoch, in the first process.
+    told : Told
+        Callbacks, in the first process.
     on_step : callable, optional
         Called with the number of steps and the loss and learning rate of one, in the first process.
     progress : callable, optional
@@ -58,6 +61,7 @@ class Job:
     validation: Validation | None = None
     state: Path | None = None
     on_epoch: Callable[[list[dict]], None] | None = None
+    told: Told = field(default_factory=Told)
     on_step: Callable[[int, dict[str, float]], None] | None = None
     progress: Callable[[int, int, str], None] | None = None
     balance: Balance | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fluxcube.errors import CheckpointError, TrainingError
+from fluxcube.errors import CallbackError, CheckpointError, TrainingError
 from fluxcube.interrupts import Interrupted, Postponed, StopRequested, postponed
 from fluxcube.models.base import Batch
 from fluxcube.models.dropout import GENERATOR, DropoutKey
@@ -59,14 +59,51 @@ def train(job: Job) -> Counters:
         return _train(job, waiting)
 
 
-def _train(job: Job, waiting: Postponed) -> Counters:
-    model, config = job.model.to(job.world.device), job.config
-    fused = job.world.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
+def time_steps(job: Job, epoch: int, *, seconds: float, most: int) -> list[float]:
+    """Make the first steps of an epoch, and return how long each took, without the first; nothing is saved.
+
+    Parameters
+    ----------
+    job : Job
+        As `train` takes it; its model is changed.
+    epoch : int
+        Number of the epoch, from 0, which determines the stage of a model of two stages.
+    seconds, most : float, int
+        Steps are made until one of these is exceeded, and at least two where there are as many.
+    """
+    run, took = _Run(job, _optimizer(job)), []
+    run.counters.epoch = epoch
+    run.begin_epoch()
+    last = time.monotonic()
+    for batch in batches(run.windows, job.world.device, epoch, 0, run.resident):
+        run.step(batch, len(run.windows))
+        run._read()
+        now = time.monotonic()
+        took.append(now - last)
+        last = now
+        if len(took) > 2 and (len(took) > most or sum(took) > seconds):
+            break
+    return took[1:] or took
+
+
+def _optimizer(job: Job) -> torch.optim.AdamW:
+    """Move the model of a job to its device, and return its optimizer."""
+    config, device = job.config, job.world.device
+    return torch.optim.AdamW(
+        job.model.to(device).parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
     )
+
+
+def _train(job: Job, waiting: Postponed) -> Counters:
+    optimizer = _optimizer(job)
+    model, config = job.model, job.config
     run = _Run(job, optimizer, waiting)
     run.resume()
+    run.tell_start()
     while run.counters.epoch < config.epochs and not stalled(scored_epochs(run.counters.history), config.patience):
         run.epoch()
         try:
@@ -77,6 +114,8 @@ def _train(job: Job, waiting: Postponed) -> Counters:
             if job.on_epoch:
                 job.on_epoch(run.counters.history)
             run.save()
+            with run.saving():
+                job.told.validation(run.counters.history[-1])
     if run.best:
         model.load_state_dict(run.best)
     model.eval()
@@ -128,21 +167,40 @@ class _Run:
             self.average = {name: value.to(self.world.device) for name, value in kept["average"].items()}
         log.info("resuming after epoch %d, step %d", self.counters.epoch, self.counters.step)
 
+    def tell_start(self) -> None:
+        """Tell callbacks and the progress where training begins."""
+        counters, steps = self.counters, len(self.windows)
+        done = {"epochs": counters.epoch, "steps": counters.step, "updates": counters.updates}
+        if self.world.rank:
+            return
+        if counters.updates and self.job.progress:
+            text = f"resumes after {counters.epoch} epochs and {counters.step} of {steps} steps"
+            self.job.progress(counters.epoch * steps + counters.step, self.config.epochs * steps, text)
+        self.job.told.start(done if counters.updates else None, self.config.epochs, steps)
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Save the state if a callback fails, and name it in the error."""
+        try:
+            yield
+        except CallbackError as error:
+            self.save()
+            counters, state = self.counters, self.job.state
+            done = f"{counters.epoch} epochs and {counters.step} steps"
+            kept = "" if state is None else f": the state after {done} is saved in {state.parent}, and can be resumed"
+            raise CallbackError(f"{error}{kept}.") from error.__cause__
+
     def epoch(self) -> None:
         """Train the rest of the current epoch."""
         counters, config = self.counters, self.config
-        self._set_stage()
-        self.windows.set_epoch(counters.epoch, counters.step)
+        self.begin_epoch()
         steps = len(self.windows)
-        self.model.train()
         if counters.step:  # the log entry contains the rate of the last step, also if none is left
             self._set_rate(counters.epoch + (counters.step - 1) / steps)
         started = saved = time.monotonic()
         before = counters.seconds
         for batch in batches(self.windows, self.world.device, counters.epoch, counters.step, self.resident):
-            self._set_rate(counters.epoch + counters.step / steps)
-            self._step(batch)
-            counters.step += 1
+            self.step(batch, steps)
             now = time.monotonic()
             counters.seconds = before + now - started
             if self._is_due(steps):
@@ -155,6 +213,18 @@ class _Run:
             if self.job.progress:
                 done, total = counters.epoch * steps + counters.step, config.epochs * steps
                 self.job.progress(done, total, self._text(done, total, len(batch["inputs"]) * self.world.size))
+
+    def begin_epoch(self) -> None:
+        """Prepare the model and the windows for the rest of the current epoch."""
+        self._set_stage()
+        self.windows.set_epoch(self.counters.epoch, self.counters.step)
+        self.model.train()
+
+    def step(self, batch: dict[str, Tensor], steps: int) -> None:
+        """Make one of the `steps` steps of an epoch, at its learning rate."""
+        self._set_rate(self.counters.epoch + self.counters.step / steps)
+        self._step(batch)
+        self.counters.step += 1
 
     def stop(self, *, together: bool = True) -> None:
         """Save the state, and do what the signal that arrived requests; `together` if all processes have stopped."""
@@ -242,6 +312,13 @@ class _Run:
             self.counters.windows += record.windows
             if self.job.on_step and not self.world.rank:
                 self.job.on_step(record.update, {"loss": loss / weight, "lr": record.lr})
+        if self.job.told.callbacks and not self.world.rank:
+            self._tell_steps(records, [(sums[2 * i], row[2]) for i, row in enumerate(rows)])
+
+    def _tell_steps(self, records: list[StepRecord], sums: list[tuple[float, float]]) -> None:
+        with self.saving():
+            for record, (loss, weight) in zip(records, sums, strict=True):
+                self.job.told.step(record.update, {"loss": loss / weight, "lr": record.lr})
 
     def _weight(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the number of observed fluxes of all processes in this step, or the sum of their weights; else 1."""

@@ -29,6 +29,7 @@ from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.towers import Towers, good_fluxes, load_towers, site_years
 from fluxcube.samples.windows import gather
 from fluxcube.stores.lock import check_held
+from fluxcube.training.callbacks import Told
 from fluxcube.training.run import differences
 from fluxcube.training.weights import Labels, flux_weights
 
@@ -194,6 +195,7 @@ def fit_rows(
     request: Mapping | None = None,
     kept: int = KEPT,
     weight: np.ndarray | None = None,
+    told: Told | None = None,
 ) -> dict:
     """Train a model of feature rows on towers whose fluxes are scaled; return its log entry.
 
@@ -216,6 +218,8 @@ def fit_rows(
         Bytes of training rows that may stay in RAM from pass to pass.
     weight : (N, targets) float, optional
         Weights of the training rows (`fluxcube.training.weights.flux_weights`).
+    told : Told, optional
+        Callbacks.
 
     Raises
     ------
@@ -225,6 +229,12 @@ def fit_rows(
         If it is of another request, or a target is observed in no training hour.
     """
     start = load_growth(state, request) if state is not None and state.exists() else None
+    if start is not None and progress:
+        progress(
+            start.rounds, max(start.rounds, 1), f"resumes after {len(start.done)} targets and {start.rounds} rounds"
+        )
+    if told is not None:
+        told.start(None if start is None else {"targets": len(start.done), "rounds": start.rounds})
     val_rows = None if val is None else ModelRows(model, val)
     keep = None if state is None else lambda growth: save_growth(state, growth, request)
     train_rows = ModelRows(model, train, kept, weight)

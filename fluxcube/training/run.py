@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, StoreError
+from fluxcube.cards import card, few
+from fluxcube.errors import CheckpointError, ConfigError, StoreError, to_type, without_secrets
 from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.parsing import read_json
 from fluxcube.resolution import DAILY
+from fluxcube.samples.partition import PARTS
 from fluxcube.samples.splits import Split
 from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import check_held, writer_lock
@@ -31,6 +33,12 @@ STATE = "state.safetensors"
 SPLIT = "split.json"
 LOG = "log.csv"
 EVENTS = "tensorboard"
+#: Complete options of the run.
+RUN_FILE = "run.toml"
+#: Loss and learning rate of each step, if they are logged as CSV.
+STEPS = "steps.csv"
+#: Identifiers of the run at loggers outside its folder.
+LOGGED = "logged.json"
 #: Unfinished trees, from which training resumes.
 ROWS_STATE = ".rows.state"
 #: Draws of a random search.
@@ -39,7 +47,7 @@ SEARCH = "search.jsonl"
 DATA = "data.json"
 #: All files that a run writes, and those that a kill leaves; no other file is ever removed.
 _NAMES = re.compile(
-    r"run\.json|data\.json|state\.safetensors|split\.json|log\.csv|tensorboard|search\.jsonl|\.rows\.state"
+    r"run\.json|data\.json|state\.safetensors|split\.json|log\.csv|steps\.csv|logged\.json|run\.toml|tensorboard|search\.jsonl|\.rows\.state"
     r"|model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors|\..+\.(part|lock)"
 )
 
@@ -73,12 +81,47 @@ class Run:
     summary: str = ""
     calibration: Mapping[str, Mapping] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        """Return the folder, the result and the split in one line."""
+        return f"<Run {self.path}: {self.summary or 'no summary'}; {self.split!r}>"
+
+    def _repr_html_(self) -> str:
+        """Return the result of the run as HTML."""
+        last = self.history[-1] if self.history else {}
+        scores = {name: value for name, value in last.items() if name.startswith("val_")}
+        path = without_secrets(str(self.path))
+        facts = {
+            "folder": path,
+            "result": self.summary,
+            "epochs": len(self.history) if len(self.history) > 1 else "",
+            "validation": ", ".join(f"{name.removeprefix('val_')} {_short(value)}" for name, value in scores.items()),
+            "calibrated": ", ".join(self.calibration),
+            **{part: f"{len(getattr(self.split, part))}: {few(getattr(self.split, part))}" for part in PARTS},
+        }
+        return card("Run", facts, (f'model = fc.load_model("{path}")', "fc.evaluate(cube, fc.predict(model, cube))"))
+
     def __fspath__(self) -> str:
         return str(self.path)
 
 
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
     """Prepare the folder of a run: new, cleared, or as a killed run of the same request left it.
+
+    It is refused as `check_folder` does.
+    """
+    check_folder(folder, request, overwrite=overwrite, resume=resume)
+    if overwrite and folder.exists():
+        clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_parts(folder)
+
+
+def check_folder(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
+    """Refuse a folder into which a run of a request cannot be trained, or resumed; nothing is changed.
 
     Raises
     ------
@@ -93,21 +136,31 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
     foreign = sorted(name for name in found if not _ours(name))
     if foreign:
         raise CheckpointError(f"{folder} contains other files ({', '.join(foreign[:3])}): use a folder of its own.")
-    if overwrite and found:
-        clear(folder)
-    elif RUN in found:
-        raise CheckpointError(
-            f"{folder} contains a finished run: pass overwrite=True (--overwrite), or another folder."
-        )
-    elif found & {STATE, ROWS_STATE, SEARCH}:
+    if overwrite:
+        return
+    if RUN in found:
+        raise complete_run(folder)
+    if found & {STATE, ROWS_STATE, SEARCH}:
         if not resume:
             raise CheckpointError(
                 f"{folder} contains an unfinished run: pass resume=True to resume it, or overwrite=True (--overwrite)."
             )
         if STATE in found:
             _check_same(folder, request)
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_parts(folder)
+
+
+def complete_run(folder: Path, kind: str = "run") -> CheckpointError:
+    """Return the error for a run, or an ensemble, that is complete: how to use it, and how to train it again."""
+    use = to_type(
+        python=f'score it with fluxcube.compare(cube, {{"run": fluxcube.predict("{folder}", cube)}})',
+        shell=f"score it with `fluxcube evaluate {folder} STORE`",
+    )
+    again = to_type(python="overwrite=True", shell="--overwrite")
+    more = ", more seeds" if kind == "ensemble" else ""
+    return CheckpointError(
+        f"{folder} contains a finished {kind}, which is complete: {use}, or pass {again} to train it again{more}, or "
+        "another folder."
+    )
 
 
 @contextmanager

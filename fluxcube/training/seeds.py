@@ -22,6 +22,7 @@ from fluxcube.stores.lock import check_held
 from fluxcube.stores.objects import Bucket
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.calibration import summary as coverage
+from fluxcube.training.callbacks import Watch, check_copies
 from fluxcube.training.mirror import run_folder
 from fluxcube.training.plan import Plan, check_bag
 from fluxcube.training.run import (
@@ -34,16 +35,20 @@ from fluxcube.training.run import (
     check_ours,
     clear,
     clear_parts,
+    complete_run,
     differences,
     other_data,
 )
+from fluxcube.training.runfile import write_run_file
 from fluxcube.training.single import Data, learned_sites, metadata, searched, train_one
 from fluxcube.training.validation import Validation, validation_windows
 
 log = logging.getLogger(__name__)
 
 _MEMBER = re.compile(r"seed-\d+")
-_OWN = re.compile(r"ensemble\.json|split\.json|search\.jsonl|data\.json|applicability\.safetensors|\..+\.(part|lock)")
+_OWN = re.compile(
+    r"ensemble\.json|split\.json|search\.jsonl|data\.json|run\.toml|applicability\.safetensors|\..+\.(part|lock)"
+)
 
 
 def train_seeds(
@@ -56,6 +61,7 @@ def train_seeds(
     overwrite: bool,
     resume: bool,
     progress: Callable | None,
+    watch: Watch | None = None,
 ) -> Run:
     """Train one model per seed into ``seed-<n>`` folders, then write the file of the ensemble.
 
@@ -74,7 +80,7 @@ def train_seeds(
     jobs : int
         Number of models that are trained in parallel, each in a process with its own copy of the data and its share
         of threads.
-    overwrite, resume, progress
+    overwrite, resume, progress, watch
         As for `fluxcube.training.fit.fit`.
 
     Raises
@@ -84,7 +90,8 @@ def train_seeds(
     ConfigError
         If a member in it has other settings, `seeds` or `jobs` is invalid, or the towers of a seed lack a target.
     """
-    chosen = _seeds(seeds, seed, jobs)
+    chosen, watch = chosen_seeds(seeds, seed, jobs), watch or Watch()
+    check_copies(watch.callbacks, jobs)
     for s in chosen:
         check_bag(plan, s)
     first = _first(plan)
@@ -93,7 +100,11 @@ def train_seeds(
         first(lambda: _prepare(folder, chosen, overwrite))
         digest = first(lambda: Data(plan, progress).digest)
         first(lambda: _check_members(folder, digest, plan.source))
-        run = _train_members(plan, chosen, seed, folder, first, digest, jobs=jobs, resume=resume, progress=progress)
+        first(lambda: plan.split.save(folder / SPLIT))
+        first(lambda: write_run_file(folder, plan, seed=seed, seeds=chosen, watch=watch))
+        run = _train_members(
+            plan, chosen, seed, folder, first, digest, watch, jobs=jobs, resume=resume, progress=progress
+        )
     return dataclasses.replace(run, path=place)
 
 
@@ -104,6 +115,7 @@ def _train_members(
     folder: Path,
     first: Callable,
     digest: str,
+    watch: Watch,
     *,
     jobs: int,
     resume: bool,
@@ -115,15 +127,31 @@ def _train_members(
     data.__dict__["digest"] = digest
     todo = first(lambda: [s for s in chosen if not _done(folder / _name(s), plan.request(s))])
     if jobs > 1:
-        _side_by_side(plan, todo, folder, min(jobs, len(todo)), resume, progress)
+        _side_by_side(plan, todo, folder, min(jobs, len(todo)), resume, progress, watch)
     else:
         for s in todo:
             text = f"seed {s} ({chosen.index(s) + 1} of {len(chosen)})"
-            train_one(data, s, folder / _name(s), overwrite=False, resume=resume, progress=_named(progress, text))
+            named = _named(progress, text)
+            train_one(data, s, folder / _name(s), overwrite=False, resume=resume, progress=named, watch=watch)
     return first(lambda: _join(data, folder, chosen))
 
 
-def _seeds(seeds: int | Sequence[int], seed: int, jobs: int) -> list[int]:
+def finished_seeds(plan: Plan, folder: Path, chosen: Sequence[int]) -> list[int]:
+    """Return the seeds whose members are complete (CheckpointError if all are, and so is the ensemble).
+
+    Raises
+    ------
+    ConfigError
+        If a member has other settings.
+    """
+    done = [s for s in chosen if _done(folder / _name(s), plan.request(s))]
+    if len(done) == len(chosen) and (folder / ENSEMBLE).is_file():
+        raise complete_run(folder, "ensemble")
+    return done
+
+
+def chosen_seeds(seeds: int | Sequence[int], seed: int, jobs: int) -> list[int]:
+    """Return the seeds of an ensemble (ConfigError if they are none)."""
     chosen = list(range(seed, seed + seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
     if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0:
         raise ConfigError(f"seeds must be a number of 1 or more, or different seeds of 0 or more; found {seeds}.")
@@ -157,9 +185,7 @@ def _prepare(folder: Path, chosen: Sequence[int], overwrite: bool) -> None:
             clear(folder / name)
             (folder / name).rmdir()
     elif ENSEMBLE in found and set(members) >= {_name(s) for s in chosen}:
-        raise CheckpointError(
-            f"{folder} contains a finished ensemble: pass overwrite=True (--overwrite), more seeds or another folder."
-        )
+        raise complete_run(folder, "ensemble")
     folder.mkdir(parents=True, exist_ok=True)
     clear_parts(folder)
 
@@ -192,11 +218,11 @@ def _done(folder: Path, request: dict) -> bool:
     return True
 
 
-def _side_by_side(plan: Plan, todo, folder: Path, jobs: int, resume: bool, progress) -> None:
+def _side_by_side(plan: Plan, todo, folder: Path, jobs: int, resume: bool, progress, watch: Watch) -> None:
     threads = max(1, _threads(plan) // max(jobs, 1))
     with process_pool(max(jobs, 1)) as pool:
         with without_interrupts():
-            runs = {pool.submit(_one_of_several, plan, s, folder / _name(s), resume, threads): s for s in todo}
+            runs = {pool.submit(_one_of_several, plan, s, folder / _name(s), resume, threads, watch): s for s in todo}
         for done, run in enumerate(as_completed(runs), 1):
             run.result()
             log.info("seed %d is trained", runs[run])
@@ -212,12 +238,12 @@ def _threads(plan: Plan) -> int:
     return torch.get_num_threads()
 
 
-def _one_of_several(plan: Plan, seed: int, folder: Path, resume: bool, threads: int) -> None:
+def _one_of_several(plan: Plan, seed: int, folder: Path, resume: bool, threads: int, watch: Watch) -> None:
     if plan.by_descent:
         import torch
 
         torch.set_num_threads(threads)
-    train_one(Data(plan), seed, folder, overwrite=False, resume=resume, progress=None)
+    train_one(Data(plan), seed, folder, overwrite=False, resume=resume, progress=None, watch=watch)
 
 
 def _join(data: Data, folder: Path, chosen: Sequence[int]) -> Run:
@@ -228,7 +254,6 @@ def _join(data: Data, folder: Path, chosen: Sequence[int]) -> Run:
     calibration = calibrate_on(model, windows) if windows is not None and len(chosen) > 1 else {}
     about = metadata(plan, data.train.spec, plan.request(chosen[0]), [], calibration, training=None)
     about["cube"]["data_digest"] = data.digest
-    plan.split.save(folder / SPLIT)
     learned = {site for s in chosen for site in plan.sites(s)}
     sites = [site for site in plan.split.train if site in learned]
     about |= {"seeds": list(chosen), "training_sites": learned_sites(plan, sites)}

@@ -114,6 +114,7 @@ def configure(
     search: int | None = None,
     init: object = None,
     epochs: int | None = None,
+    tables: Mapping[str, Mapping] | None = None,
 ) -> tuple[Config | Mapping | None, TrainingConfig]:
     """Return what `fit` takes as config and training, from the words of a command.
 
@@ -132,6 +133,8 @@ def configure(
         As `fit` takes it: without a preset, settings change those of the checkpoint.
     epochs : int, optional
         As `fit` takes it: other settings of training must agree with it.
+    tables : mapping, optional
+        Settings of a run file, ``config`` and ``training``, which `settings` change.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def configure(
     >>> config.dropout, training.keep
     (0.3, 'last')
     """
-    changes: dict[str, dict] = {"config": {}, "training": {}}
+    changes: dict[str, dict] = {part: dict((tables or {}).get(part) or {}) for part in ("config", "training")}
     for text in settings:
         name, equals, value = text.partition("=")
         part, _, key = name.strip().partition(".")
@@ -168,10 +171,15 @@ def _check_used(model: str, changes: Mapping[str, Mapping], search: int | None) 
         raise ConfigError(f"{names}: gradient descent does not train {model}; its settings are config.<key>=<value>.")
     if search is None:
         return
+    if drawn := [key for key in changes["config"] if key in searched_settings()]:
+        raise ConfigError(f"{', '.join(drawn)}: determined by the search; leave this setting out, or the search.")
+
+
+def searched_settings() -> tuple[str, ...]:
+    """Return the names of the settings that a search determines."""
     from fluxcube.models.boosting import SPACE
 
-    if drawn := [key for key in changes["config"] if key in SPACE or key in _SEARCHED]:
-        raise ConfigError(f"{', '.join(drawn)}: determined by the search; leave this setting out, or the search.")
+    return (*SPACE, *_SEARCHED)
 
 
 def changed(config: C, changes: Mapping) -> C:

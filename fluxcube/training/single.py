@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fluxcube.cubes.products import product_record
 from fluxcube.devices import deterministic, device_name, tf32, warn_of_precision
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, without_secrets
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model
@@ -27,7 +27,9 @@ from fluxcube.stores.lock import check_held
 from fluxcube.stores.objects import Bucket
 from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
+from fluxcube.training.callbacks import Told, Watch
 from fluxcube.training.digest import data_digest
+from fluxcube.training.loggers import make_loggers
 from fluxcube.training.mirror import run_folder
 from fluxcube.training.plan import Plan
 from fluxcube.training.rows import SiteRows, fit_rows, row_weights
@@ -43,6 +45,7 @@ from fluxcube.training.run import (
     prepare,
     write_log,
 )
+from fluxcube.training.runfile import write_run_file
 from fluxcube.variables import TIMING, table
 
 if TYPE_CHECKING:
@@ -134,16 +137,28 @@ class Data:
 
 
 def train_one(
-    data: Data, seed: int, place: Path | Bucket, *, overwrite: bool, resume: bool, progress: Callable | None
+    data: Data,
+    seed: int,
+    place: Path | Bucket,
+    *,
+    overwrite: bool,
+    resume: bool,
+    progress: Callable | None,
+    watch: Watch | None = None,
 ) -> Run:
     """Train one model into a folder or a bucket; see `fluxcube.training.fit.fit`."""
-    world = _world(data.plan)
+    world, watch = _world(data.plan), watch or Watch()
     first = world.first if world else (lambda call: call())
     with contextlib.ExitStack() as stack:
         if world:
             stack.enter_context(_computing(data.plan.training, world))
         folder = first(lambda: stack.enter_context(run_folder(place, overwrite=overwrite)))
-        run = _train(data, seed, folder, world, first, overwrite=overwrite, resume=resume, progress=progress)
+        told = Told() if world and world.rank else _told(data.plan, seed, place, folder, watch)
+        with told:
+            run = _train(
+                data, seed, folder, world, first, told, watch, overwrite=overwrite, resume=resume, progress=progress
+            )
+            told.complete(run.summary)
     return dataclasses.replace(run, path=place)
 
 
@@ -153,6 +168,8 @@ def _train(
     folder: Path,
     world: World | None,
     first: Callable,
+    told: Told,
+    watch: Watch,
     *,
     overwrite: bool,
     resume: bool,
@@ -165,6 +182,7 @@ def _train(
     digest = first(lambda: data.digest)
     first(lambda: check_data(folder, digest, plan.source))
     first(lambda: plan.split.save(folder / SPLIT))
+    first(lambda: write_run_file(folder, plan, seed=seed, watch=watch))
     plan = searched(plan, seed, folder, progress)
     if world:
         from fluxcube.training.descent import descend
@@ -174,10 +192,10 @@ def _train(
             raise ConfigError(f"{plan.model}: gradient descent needs towers in RAM, found {type(train).__name__}.")
         model: Model
         model, history, summary, calibration = descend(
-            plan, train, val, world, seed=seed, folder=folder, request=request, progress=progress
+            plan, train, val, world, seed=seed, folder=folder, request=request, progress=progress, told=told
         )
     else:
-        model, history, summary = _fit_rows(plan, data, seed, folder, progress)
+        model, history, summary = _fit_rows(plan, data, seed, folder, progress, told)
         calibration = {}
     training = request["training"] if world else None
     about = metadata(plan, data.train.spec, request, history, calibration, training=training)
@@ -189,6 +207,22 @@ def _train(
         world.meet()
     summary = "; ".join(filter(None, (summary, coverage(calibration))))
     return Run(folder, plan.split, tuple(history), summary, calibration)
+
+
+def _told(plan: Plan, seed: int, place: Path | Bucket, folder: Path, watch: Watch) -> Told:
+    """Return the callbacks and loggers of a run, with what `on_start` is told."""
+    about = {
+        "model": plan.model,
+        "run": without_secrets(str(place)),
+        "seed": seed,
+        "targets": list(plan.spec.targets),
+        "inputs": list(plan.spec.inputs),
+        "train_sites": len(plan.sites(seed)),
+        "val_sites": len(plan.split.val),
+        "config": dataclasses.asdict(plan.config),
+        "training": dataclasses.asdict(plan.training) if plan.by_descent else None,
+    }
+    return Told([*make_loggers(watch.log, folder), *watch.callbacks], about)
 
 
 def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> Plan:
@@ -251,7 +285,7 @@ def _trained_on(training: TrainingConfig, world: World) -> dict[str, object]:
 
 
 def _fit_rows(
-    plan: Plan, data: Data, seed: int, folder: Path, progress: Callable | None
+    plan: Plan, data: Data, seed: int, folder: Path, progress: Callable | None, told: Told
 ) -> tuple[RowModel, list[dict], str]:
     model = registry.build(plan.model, plan.config, plan.sizes())
     if not isinstance(model, RowModel):
@@ -261,10 +295,21 @@ def _fit_rows(
         )
     state, request, train = folder / ROWS_STATE, plan.request(seed), data.drawn(seed)
     weight = row_weights(plan.split.part(plan.cube, "train"), train, plan.weigh, plan.filled_weight)
-    logged = fit_rows(model, train, data.val, seed=seed, progress=progress, state=state, request=request, weight=weight)
+    logged = fit_rows(
+        model,
+        train,
+        data.val,
+        seed=seed,
+        progress=progress,
+        state=state,
+        request=request,
+        weight=weight,
+        told=told,
+    )
     logged = _by_name(logged, data.train.spec.targets)
     if logged:
         write_log(folder / LOG, [logged])
+    told.validation(logged)
     return model, [logged] if logged else [], _row_summary(model, logged)
 
 

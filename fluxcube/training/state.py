@@ -181,6 +181,18 @@ def read_request(path: Path) -> dict:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 
+def read_counters(path: Path) -> Counters:
+    """Return the counters of a saved state (CheckpointError if the file is damaged)."""
+    try:
+        file_size(path)
+        with safetensors.safe_open(path, "pt") as file:
+            counters = Counters(**parse_json(file.metadata()["counters"], dict))
+        _check_types(counters)
+    except _FAULTS as error:
+        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+    return counters
+
+
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
     """Return the best weights of a saved state, or its own before the first epoch's end; its features and request.
 

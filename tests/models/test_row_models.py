@@ -311,8 +311,14 @@ def test_max_rows_are_drawn_by_seed():
 
 
 def test_presets_differ_and_configs_refuse_what_they_do_not_know():
-    presets = [BoostingConfig(), BoostingConfig.published(), BoostingConfig.xbase(), BoostingConfig.small()]
-    assert len({tuple(dataclasses.asdict(p).values()) for p in presets}) == 4
+    presets = [
+        BoostingConfig(),
+        BoostingConfig.published(),
+        BoostingConfig.xbase(),
+        BoostingConfig.small(),
+        BoostingConfig.quick(),
+    ]
+    assert len({tuple(dataclasses.asdict(p).values()) for p in presets}) == 5
     assert (presets[1].n_estimators, presets[1].max_depth, presets[2].max_leaves) == (150, 9, 31)
     with pytest.raises(UnknownNameError, match="max_depth"):
         BoostingConfig.from_dict({"maxdepth": 3})

@@ -147,7 +147,7 @@ def test_series_of_variables_and_of_predictions_alone(cube, predicted, tmp_path)
         fc.plot_series(cube, targets="NE")
     with pytest.raises(ConfigError, match="2018-06-01 to"):
         fc.plot_series(cube, time="2019")
-    with pytest.raises(ConfigError, match="hour, day, month"):
+    with pytest.raises(UnknownNameError, match="day"):
         fc.plot_series(cube, every="week")
 
 

@@ -76,6 +76,7 @@ def test_a_run_holds_what_it_says(cube, whole):
         "log.csv",
         "model.safetensors",
         "run.json",
+        "run.toml",
         "split.json",
     ]
     model, metadata = checkpoint.load(whole)

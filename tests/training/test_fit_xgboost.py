@@ -46,6 +46,7 @@ def test_a_killed_run_goes_on(monkeypatch, cube, tmp_path):
         "model.0.ubj",
         "model.1.ubj",
         "run.json",
+        "run.toml",
         "split.json",
     ]
     save, saved = training_rows.save_growth, []

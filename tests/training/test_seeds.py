@@ -35,7 +35,8 @@ def three(cube, tmp_path_factory):
 
 
 def test_a_member_is_the_run_of_its_seed(cube, three, tmp_path):
-    assert sorted(p.name for p in three.path.iterdir()) == ["ensemble.json", "seed-4", "seed-5", "seed-6", "split.json"]
+    files = ["ensemble.json", "run.toml", "seed-4", "seed-5", "seed-6", "split.json"]
+    assert sorted(p.name for p in three.path.iterdir()) == files
     alone = eco(cube, tmp_path / "alone", seed=5, split=three.split, epochs=2)
     assert weights(three.path / "seed-5") == weights(alone.path)
     assert len({weights(three.path / f"seed-{n}") for n in (4, 5, 6)}) == 3
@@ -103,7 +104,7 @@ def test_a_broken_ensemble_goes_on_and_more_seeds_are_added(cube, three, tmp_pat
     with pytest.raises(ConfigError, match=r"training\.epochs was 2, is 1"):
         eco(cube, folder, seeds=5, epochs=1)
     fresh = eco(cube, folder, seeds=[9], epochs=1, overwrite=True)
-    assert sorted(p.name for p in fresh.path.iterdir()) == ["ensemble.json", "seed-9", "split.json"]
+    assert sorted(p.name for p in fresh.path.iterdir()) == ["ensemble.json", "run.toml", "seed-9", "split.json"]
 
 
 def test_rows_have_ensembles_too_and_side_by_side_is_as_one_after_another(cube, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
+import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.clouds import public_address
 from fluxcube.sources.products import axes, fluxes

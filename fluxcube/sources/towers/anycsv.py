@@ -130,6 +130,26 @@ def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | N
     raise _without_header(path, needed, best[2])
 
 
+def header_of(path: str | os.PathLike, encoding: str | None = None) -> tuple[str, ...]:
+    """Return the names of the columns of a table: the fields of the line that has the most that are no numbers.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read as text, or no line has two names.
+    """
+    data, encoding = _read(Path(path), encoding)
+    best: list[str] = []
+    for raw in itertools.islice(_lines(data, encoding), HEADER_WITHIN):
+        for separator in _SEPARATORS:
+            names = [name for name in _split(raw, separator) if name and not name[0].isdigit() and name[0] not in "+-."]
+            if len(names) > len(best) and (separator != " " or not best):
+                best = names
+    if len(best) < 2:
+        raise SourceError(f"{path}: no line among the first {HEADER_WITHIN} has names of columns; add a header.")
+    return tuple(best)
+
+
 def _read(path: Path, encoding: str | None) -> tuple[bytes, str]:
     """Return the bytes of a file, and the encoding of their text."""
     if is_zip(path):

@@ -1,0 +1,72 @@
+"""The command that adds a user's own site to a cube."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fluxcube.errors import without_secrets
+from fluxcube.terminal import Overwrite, bar
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+@app.command("add-site")
+def add_site(
+    table: Annotated[Path, typer.Argument(help="CSV file or spreadsheet of one site.")],
+    store: Annotated[
+        str | None, typer.Argument(help="Cube to add the site to; one of this site alone is made if there is none.")
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Name of the site, e.g. XX-Own.")] = None,
+    latitude: Annotated[float | None, typer.Option(help="Degrees north.")] = None,
+    longitude: Annotated[float | None, typer.Option(help="Degrees east.")] = None,
+    utc_offset: Annotated[float | None, typer.Option(help="Hours east of UTC of the times, standard time.")] = None,
+    igbp: Annotated[str | None, typer.Option(help="IGBP class, e.g. GRA.")] = None,
+    elevation: Annotated[float | None, typer.Option(help="Metres above sea level.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Column of each variable: NEE=Fc,TA=Tair.")] = None,
+    units: Annotated[str | None, typer.Option(help="Units in the file: NEE=umol m-2 s-1,TA=degC.")] = None,
+    flags: Annotated[str | None, typer.Option(help="Columns of quality flags: NEE=qc_Fc.")] = None,
+    stamp: Annotated[str | None, typer.Option(help="Whether a time is the start, middle or end of its period.")] = None,
+    declaration: Annotated[Path | None, typer.Option(help="TOML file with these options, of --describe.")] = None,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print such a file with guesses from the header, to edit.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Report what was understood, and write nothing.")] = False,
+    overwrite: Overwrite = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the earlier state of the cube.")] = False,
+) -> None:
+    """Add your own site to a cube.
+
+    Example: `fluxcube add-site my_site.csv --describe > my_site.toml`; edit it, then
+    `fluxcube add-site my_site.csv carbonsense.zarr --declaration my_site.toml` (first with `--plan`).
+    """
+    from fluxcube.cubes import own_site
+
+    if describe:
+        typer.echo(own_site.describe_site(table), nl=False)
+        return
+    with bar("add-site") as progress:
+        found = own_site.add_site(
+            table,
+            store,
+            declaration=declaration,
+            plan=plan,
+            overwrite=overwrite,
+            keep=keep,
+            progress=progress,
+            site=site,
+            latitude=latitude,
+            longitude=longitude,
+            utc_offset=utc_offset,
+            igbp=igbp,
+            elevation=elevation,
+            columns=own_site.pairs(columns, "--columns"),
+            units=own_site.pairs(units, "--units"),
+            flags=own_site.pairs(flags, "--flags"),
+            stamp=stamp,
+        )
+    typer.echo(str(found))
+    if not plan:
+        typer.echo(f"{without_secrets(str(store))}: {found.record.attrs['site']} added")

@@ -1,0 +1,1 @@
+"""Files for other programs, and the accessor ``ds.fluxcube``: CF NetCDF, and a file for each tower."""

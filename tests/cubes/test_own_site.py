@@ -1,0 +1,107 @@
+"""One's own site: described, looked at and added to a cube, from Python and from the shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fluxcube as fc
+from fluxcube import cli
+from fluxcube.cubes.own_site import describe_site
+from fluxcube.errors import ConfigError, StoreError, UnknownNameError
+
+ENTRIES = {"site": "XX-Own", "latitude": 51.1, "longitude": 10.4, "utc_offset": 1, "igbp": "GRA", "stamp": "end"}
+COLUMNS = {"TA": "Tair", "SW_IN": "Rg", "VPD": "VPD", "NEE": "Fc"}
+UNITS = {"TA": "degC", "SW_IN": "W m-2", "VPD": "hPa", "NEE": "umol m-2 s-1"}
+
+
+@pytest.fixture
+def csv(tmp_path, monkeypatch):
+    """A table of six days in half-hours, whose times are local standard time at the end of each."""
+    time = pd.date_range("2020-06-01 00:30", periods=48 * 6, freq="30min")
+    hour = time.hour + time.minute / 60 - 0.25
+    light = np.clip(800 * np.sin((hour - 6) / 12 * np.pi), 0, None)
+    temperature = 15 + 8 * np.sin((hour - 9) / 12 * np.pi)
+    columns = {"Tair": temperature, "Rg": light, "VPD": 10 + light / 100, "Fc": 2 - light / 60}
+    pd.DataFrame({"DATETIME": time.strftime("%Y-%m-%d %H:%M"), **columns}).to_csv(tmp_path / "my.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "my.csv"
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def run(line: str) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["fluxcube", *shlex.split(line)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, capsys.readouterr().out
+
+    return run
+
+
+def test_a_site_makes_a_cube_and_joins_one(csv):
+    found = fc.add_site(csv, "carbonsense.zarr", columns=COLUMNS, units=UNITS, **ENTRIES)
+    assert found.record.sizes["time"] == 288 and found.record.attrs["step_minutes"] == 30
+    fc.add_site(csv, "carbonsense.zarr", columns=COLUMNS, units=UNITS, **ENTRIES | {"site": "XX-Two"})
+    cube = fc.open_carbonsense("carbonsense.zarr")
+    assert cube.site.values.tolist() == ["XX-Own", "XX-Two"] and set(cube.igbp.values) == {"GRA"}
+    # The first hour of the table is 00:00 to 01:00 of UTC+1.
+    assert cube.time.values[0] == np.datetime64("2020-05-31T23")
+    hours = pd.read_csv(csv).Tair.to_numpy().reshape(-1, 2).mean(1)
+    np.testing.assert_allclose(cube.predictors.sel(site="XX-Own", variable="TA"), hours, rtol=1e-6)
+    with pytest.raises(StoreError, match="set overwrite=True to replace it"):
+        fc.add_site(csv, "carbonsense.zarr", columns=COLUMNS, units=UNITS, **ENTRIES)
+
+
+def test_describe_edit_plan_and_add_from_the_shell(csv, call):
+    status, text = call("add-site my.csv --describe")
+    assert status == 0 and text == describe_site(csv)
+    (csv.parent / "site.toml").write_text(text, "utf-8")
+    status, _ = call("add-site my.csv carbonsense.zarr --declaration site.toml")
+    assert "site, latitude, longitude, utc_offset must be stated: add --site" in status  # nothing is guessed
+    (csv.parent / "site.toml").write_text(re.sub(r"(?m)^# (?=\w+ = )", "", text), "utf-8")
+    status, planned = call("add-site my.csv --declaration site.toml --plan")
+    assert status == 0 and "288 steps of 30 minutes, 2020-05-31T23:00" in planned
+    assert "uptake is negative, as expected" in planned and not (csv.parent / "carbonsense.zarr").exists()
+    status, added = call("add-site my.csv carbonsense.zarr --declaration site.toml --site XX-New")
+    assert status == 0 and added.endswith("carbonsense.zarr: XX-New added\n")
+    assert fc.open_carbonsense("carbonsense.zarr").site.values.tolist() == ["XX-New"]
+    assert (
+        "add --overwrite to replace it"
+        in call("add-site my.csv carbonsense.zarr --declaration site.toml --site XX-New")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("add-site my.csv", "site, latitude, longitude, utc_offset, columns, units must be stated: add --site, --lat"),
+        ("add-site my.csv --columns TA", "--columns: expected NAME=VALUE,NAME=VALUE such as NEE=Fc"),
+        ("add-site my.csv --declaration no.toml", "no.toml: expected a TOML file with the options of a site"),
+        ("add-site my.csv --declaration my.csv", "my.csv: expected a TOML file"),
+    ],
+)
+def test_slips_say_what_to_type(csv, call, line, message):
+    assert message in call(line)[0]
+
+
+def test_slips_in_python(csv):
+    with pytest.raises(ConfigError, match=r"site.* must be stated: pass them, or declaration=FILE"):
+        fc.add_site(csv, "carbonsense.zarr")
+    with pytest.raises(ConfigError, match="name the cube to add the site to, or plan=True"):
+        fc.add_site(csv, columns=COLUMNS, units=UNITS, **ENTRIES)
+    with pytest.raises(UnknownNameError, match="did you mean 'latitude'"):
+        fc.add_site(csv, "carbonsense.zarr", latitud=3)
+
+
+def test_a_wrong_sign_of_nee_is_told(csv):
+    table = pd.read_csv(csv)
+    table["Fc"] *= -1
+    table.to_csv(csv, index=False)
+    found = fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
+    assert "check its sign; uptake must be negative" in str(found)
