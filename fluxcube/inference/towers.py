@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
+from fluxcube.cubes.own import with_supplied
 from fluxcube.cubes.selection import Cube, as_cube
-from fluxcube.cubes.supplied import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
