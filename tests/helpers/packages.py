@@ -1,11 +1,15 @@
-"""Install a small package beside fluxcube: a module and its metadata in a folder of the path, as pip writes them."""
+"""Packages of tests: optional ones, which a test imports when it first uses them, and small ones that it installs."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 #: Modules that the tests install.
 SOURCES = Path(__file__).parents[1] / "extensions"
@@ -31,8 +35,7 @@ def install(
     about = folder / f"{module}-{version}.dist-info"
     about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    parts = [(*key.partition(" ")[::2], place) for key, place in points.items()]
-    lines = [f"[fluxcube.{group}]\n{name} = {module}:{place}\n" for group, name, place in parts]
+    lines = [f"[fluxcube.{key.split()[0]}]\n{key.split()[1]} = {module}:{place}\n" for key, place in points.items()]
     (about / "entry_points.txt").write_text("\n".join(lines))
     if text is None:
         shutil.copy(SOURCES / f"{module}.py", folder)
@@ -57,3 +60,21 @@ def forget(*modules: str) -> None:
         sys.modules.pop(module, None)
     extensions._installed.cache_clear()
     extensions._MADE.clear()
+
+
+class Package:
+    """A package or module whose import waits for the first use of a name in it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def optional(name: str) -> Package:
+    """Return a package, or skip the test module where it is not installed."""
+    package = name.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed", allow_module_level=True)
+    return Package(name)
