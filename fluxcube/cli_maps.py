@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,11 +77,19 @@ def totals(
 
 @app.command()
 def export(
-    maps: Maps,
-    out: Annotated[Path, typer.Argument(help="File to write (.nc, .tif), or an existing folder.")],
-    format: Annotated[str | None, typer.Option(help="Format of files in a folder: netcdf or geotiff.")] = None,
+    maps: Annotated[
+        str, typer.Argument(help="Maps, a cube or a forcing: a folder or URL; or predictions: a NetCDF file.")
+    ],
+    out: Annotated[Path, typer.Argument(help="File to write (.nc; .tif of maps), or a folder.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of files in a folder: netcdf (default) or geotiff; of towers csv (default) or netcdf."
+        ),
+    ] = None,
     variable: Annotated[
-        list[str] | None, typer.Option(help="Variable to write; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="Variable to write; may be repeated; all for each one. Default: the fluxes of the maps."),
     ] = None,
     every: Annotated[
         str | None, typer.Option(help="Average over day, month, year or all; default: no average.")
@@ -98,20 +106,70 @@ def export(
     wetland: Wetland = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write maps or their means for other programs, as CF NetCDF like X-BASE or as cloud-optimised GeoTIFF.
+    """Write maps, their means, towers or predictions for other programs: CF NetCDF, GeoTIFF, or a CSV for each tower.
 
-    Example: `fluxcube export maps.zarr products/ --format netcdf --every month --units "gC m-2 d-1"`.
+    Examples: `fluxcube export maps.zarr maps.nc`; `fluxcube export maps.zarr products/ --every month --units
+    "gC m-2 d-1"`; `fluxcube export carbonsense.zarr towers/` (one file for each tower).
     """
-    from fluxcube.maps.export import export_maps
+    from fluxcube.maps.export import default_variables, export_maps
     from fluxcube.maps.wetland import weight_by_wetland
 
+    if (data := _not_maps(maps, time)) is not None:
+        only_maps = {"--variable": variable, "--every": every, "--cycle": cycle, "--clock": clock, "--units": units}
+        _refuse({**only_maps, "--min-coverage": min_coverage, "--wetland": wetland})
+        _export_data(data, out, format, overwrite)
+        return
     ds = opened(maps, time)
     ds = ds if wetland is None else weight_by_wetland(ds, _only_array(wetland))
     selected = _averaged(ds, every, cycle, clock, min_coverage)
+    names, left_out = (variable, []) if variable else default_variables(selected)
+    chosen = "all" if names == ["all"] else names
     with bar("export") as progress:
         files = export_maps(
-            selected, out, format=format, variables=variable, units=units, overwrite=overwrite, progress=progress
+            selected, out, format=format, variables=chosen, units=units, overwrite=overwrite, progress=progress
         )
+    for file in files:
+        typer.echo(str(file))
+    if left_out:
+        typer.echo(f"not exported: {', '.join(left_out)}; --variable all writes every variable", err=True)
+
+
+def _not_maps(path: str, time: str | None) -> xr.Dataset | None:
+    """Return a cube, a forcing or predictions of towers; None if the path is something else, such as maps."""
+    from fluxcube.catalog import open_carbonsense
+    from fluxcube.cubes.forcing import open_forcing
+    from fluxcube.evaluation.report import read_predictions
+    from fluxcube.exports.netcdf import SUFFIXES
+    from fluxcube.stores.reading import is_url, store_attrs
+
+    place, selection = Path(path), period(time)
+    if place.suffix.lower() in SUFFIXES and place.is_file():
+        ds = read_predictions(place)
+        return (ds.sel(time=selection) if selection else ds) if "site" in ds.dims else None
+    if not is_url(path) and not (place / "zarr.json").is_file():
+        return None
+    kind = store_attrs(path).get("kind")
+    if kind not in ("cube", "forcing"):
+        return None
+    ds = open_carbonsense(path) if kind == "cube" else open_forcing(path)
+    return ds.sel(time=selection) if selection else ds
+
+
+def _refuse(options: Mapping[str, object]) -> None:
+    """Refuse options that have a meaning for maps only."""
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"{', '.join(given)} applies to maps only: leave it out for towers and forcings.")
+
+
+def _export_data(ds: xr.Dataset, out: Path, format: str | None, overwrite: bool) -> None:
+    """Write a cube, a forcing or predictions as one NetCDF file, or a file for each tower."""
+    if out.suffix.lower() not in (".nc", ".nc4", "") and not out.is_dir():
+        raise ConfigError(f"{out}: expected a file that ends in .nc, or a folder for a file of each tower.")
+    with bar("export") as progress:
+        if out.suffix.lower() in (".nc", ".nc4"):
+            files = [ds.fluxcube.to_netcdf(out, overwrite=overwrite, progress=progress)]
+        else:
+            files = ds.fluxcube.to_sites(out, format=format or "csv", overwrite=overwrite, progress=progress)
     for file in files:
         typer.echo(str(file))
 

@@ -78,18 +78,34 @@ def test_totals_are_the_librarys(store, tmp_path):
 
 def test_means_are_written_for_other_programs(store, tmp_path):
     printed = run("export", store, tmp_path, "--format", "netcdf", "--every", "month", "--units", "gC m-2 d-1")
-    names = ("NEE", "GPP_NT", "RECO_NT", "applicable")
-    assert set(printed.split()) == {str(tmp_path / f"{name}_2018_025_monthly.nc") for name in names}
+    files = {str(tmp_path / f"{name}_2018_025_monthly.nc") for name in ("NEE", "GPP_NT", "RECO_NT")}
+    assert set(printed.split()) == files and not (tmp_path / "applicable_2018_025_monthly.nc").exists()
+    done = CliRunner().invoke(app, ["export", str(store), str(tmp_path / "maps.nc"), "--every", "all"])
+    assert "not exported: applicable; --variable all" in done.stderr
     with xr.open_dataset(tmp_path / "NEE_2018_025_monthly.nc") as back:
         expected = fc.mean_maps(fc.open_maps(store), "month").NEE * 12.011e-6 * 86400
         np.testing.assert_allclose(back.NEE, expected, rtol=1e-5)
     run("export", store, tmp_path / "day.nc", "--variable", "NEE", "--cycle")
     with xr.open_dataset(tmp_path / "day.nc") as back:
-        assert back.NEE.dims == ("hour", "lat", "lon")
+        assert back.NEE.dims == ("time", "hour", "lat", "lon")
     with pytest.raises(StoreError, match="--overwrite"):
         run("export", store, tmp_path / "day.nc", "--cycle")
     with pytest.raises(ConfigError, match="--every"):
         run("export", store, tmp_path / "hours.nc", "--clock", "solar")
+
+
+def test_towers_are_written_for_other_programs(cube_store, tmp_path):
+    printed = run("export", cube_store, tmp_path / "towers", "--time", "2018-05-01/2018-05-03")
+    cube = fc.open_carbonsense(cube_store)
+    files = [line for line in printed.split() if line.endswith(".csv")]
+    assert len(files) == cube.sizes["site"] + 2 and all(Path(file).is_file() for file in files)
+    one = pd.read_csv(tmp_path / "towers" / "IN-Zcr_HR_2018-2018.csv", na_values=[-9999])
+    assert {"TIMESTAMP_START", "TA_F", "TA_F_QC", "NEE_VUT_REF", "NEE_VUT_REF_QC"} <= set(one)
+    assert (one.TIMESTAMP_START % 100 == 30).all()  # half an hour from UTC
+    with pytest.raises(ConfigError, match="--every applies to maps only"):
+        run("export", cube_store, tmp_path / "towers", "--every", "month")
+    with pytest.raises(ConfigError, match=r"ends in \.nc"):
+        run("export", cube_store, tmp_path / "towers.xlsx")
 
 
 def test_pictures_are_drawn(store, tmp_path):
@@ -112,6 +128,7 @@ def test_pictures_are_drawn(store, tmp_path):
         (("animate", "{store}", "a.png"), ".gif"),
         (("totals", "{store}", "--by", "biome"), "igbp"),
         (("export", "{store}", "a.zarr"), ".nc, .tif"),
+        (("export", "{store}", "a.grib"), ".nc, .tif"),
         (("totals", "nowhere.zarr"), "no store there"),
         (("totals", "{store}", "--target", "NEE_std"), "NEE_std is the standard deviation"),
         (
