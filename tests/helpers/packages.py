@@ -1,11 +1,15 @@
-"""Install a small package beside fluxcube: a module and its metadata in a folder of the path, as pip writes them."""
+"""Packages of tests: optional ones, which a test imports when it first uses them, and small ones that it installs."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 #: Modules that the tests install.
 SOURCES = Path(__file__).parents[1] / "extensions"
@@ -57,3 +61,21 @@ def forget(*modules: str) -> None:
         sys.modules.pop(module, None)
     extensions._installed.cache_clear()
     extensions._MADE.clear()
+
+
+class Package:
+    """A package or module whose import waits for the first use of a name in it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def optional(name: str) -> Package:
+    """Return a package, or skip the test module where it is not installed."""
+    package = name.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed", allow_module_level=True)
+    return Package(name)
