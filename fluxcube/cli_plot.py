@@ -79,7 +79,7 @@ def plot(
         typer.Option(help="map, sites: platecarree, robinson, mollweide, lambert, polar, or a code such as EPSG:3035."),
     ] = None,
     bbox: Annotated[str | None, typer.Option(help="sites: west,south,east,north in degrees.")] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="sites: write the name of each tower.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="sites: write the name of each tower.")] = False,
     mark_sites: Annotated[str | None, typer.Option(help="map: mark the towers of this cube or CSV table.")] = None,
     limits: Annotated[
         str | None, typer.Option(help="map, sites: values of the first and last colour: low,high.")
@@ -105,9 +105,9 @@ def plot(
         raise unknown("kind of figure", kind, _KINDS)
     draw, known = _KINDS[kind]
     if foreign := sorted(set(options) - known):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
         others = ", ".join(name for name, (_, theirs) in _KINDS.items() if set(foreign) <= theirs)
-        raise ConfigError(f"--kind {kind} has no {names}" + (f", which --kind {others} has." if others else "."))
+        raise ConfigError(f"--kind {kind} has no {flags}" + (f", which --kind {others} has." if others else "."))
     draw(_Wanted(data, png, options))
     typer.echo(str(png))
 
@@ -174,7 +174,7 @@ def _sites(wanted: _Wanted) -> None:
         bbox=box(wanted.get("bbox")),
         limits=color_range(wanted.get("limits")),
         **{name: wanted.get(name) for name in ("projection", "cmap")},
-        labels=wanted.get("labels", False),
+        names=wanted.get("names", False),
     )
 
 

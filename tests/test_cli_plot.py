@@ -95,7 +95,7 @@ def test_the_kind_of_figure_follows_from_the_data(cube_store, maps):
             ("--kind", "sites", "--target", "NEE"),
             "--kind sites has no --target, which --kind series, cycle, scatter has",
         ),
-        (("--kind", "map", "--labels", "--site", "A"), "--kind map has no --labels, --site"),
+        (("--kind", "map", "--names", "--site", "A"), "--kind map has no --names, --site"),
         (("--kind", "scatter"), "--model runs/NAME"),
         (("--kind", "cycle", "--target", "NEE", "--target", "LE"), "draw them apart"),
         (("--kind", "cycle", "--part", "val"), "pass --model, too"),

@@ -39,7 +39,7 @@ def plot_cycle(
     target: str | None = None,
     cycle: Cycle | None = None,
     by: str | None = "igbp",
-    groups: Sequence[str] | None = None,
+    panels: Sequence[str] | None = None,
     sites: str | Sequence[str] | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
@@ -65,7 +65,7 @@ def plot_cycle(
     by : str, optional
         Groups of towers, a panel each: "igbp", "koppen", "climate", "network", "site" or another coordinate. None: all
         towers together.
-    groups : sequence of str, optional
+    panels : sequence of str, optional
         Groups to draw. Default: all towers, and the five classes with the most towers.
     sites : str or sequence of str, optional
         Towers to average. Default: all.
@@ -107,7 +107,7 @@ def plot_cycle(
     by_site = cube.assign_coords(tower=("site", cube["site"].values)) if by == "site" else cube
     rows = rows_in_common(by_site, arrays, max_qc=max_qc, min_quality=min_quality)
     tables = _tables(rows, cycle, "tower" if by == "site" else by)
-    axes = _draw(tables, groups, [name for name in ("observed", *models)])
+    axes = _draw(tables, panels, [name for name in ("observed", *models)])
     save_picture(axes[0], path)
     return tuple(axes)
 

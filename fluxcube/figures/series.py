@@ -48,7 +48,7 @@ class _Series:
 
 
 def plot_series(
-    data: xr.Dataset,
+    cube: xr.Dataset,
     predictions: Predicted | None = None,
     path: str | Path | None = None,
     *,
@@ -62,7 +62,7 @@ def plot_series(
 
     Parameters
     ----------
-    data : xr.Dataset
+    cube : xr.Dataset
         A cube, or predictions of `fluxcube.predict`.
     predictions : xr.Dataset or mapping of these by model name, optional
         Predictions to draw over the observations of the cube.
@@ -103,11 +103,12 @@ def plot_series(
     >>> [ax.get_title(loc="left") for ax in axes]
     ['XX-S00: NEE', 'XX-S01: NEE']
     """
-    cube = data if "fluxes" in data or "predictors" in data else None
-    models = by_model(predictions) if cube is not None else by_model(data) | by_model(predictions)
+    data = cube
+    observed_cube = data if "fluxes" in data or "predictors" in data else None
+    models = by_model(predictions) if observed_cube is not None else by_model(data) | by_model(predictions)
     if "site" not in data.dims:
         raise SchemaError(f"expected data of towers with the dimension site, found {tuple(map(str, data.dims))}.")
-    names = _panels(data, cube, models, targets, variables)
+    names = _panels(data, observed_cube, models, targets, variables)
     chosen = selected("site", sites, [str(site) for site in data["site"].values], _SITES)
     resolution = resolution_of(data)
     period = slice(time, time) if isinstance(time, str) else slice(None) if time is None else time
@@ -116,7 +117,7 @@ def plot_series(
     styles = styles_of([_OBSERVED, *models], None)
     pairs = [(site, name) for site in chosen for name in names]
     for ax, (site, name) in zip(axes, pairs, strict=True):
-        observed = None if cube is None else _observed(cube, site, name, period, step, resolution)
+        observed = None if observed_cube is None else _observed(observed_cube, site, name, period, step, resolution)
         lines = {m: _predicted(one, site, name, period, step, resolution) for m, one in models.items()}
         _draw(ax, observed, {m: line for m, line in lines.items() if line is not None}, styles)
     _finish(axes, [f"{site}: {name}" for site, name in pairs])

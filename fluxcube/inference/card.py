@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fluxcube.cards import card, few
 from fluxcube.errors import without_secrets
 
-if TYPE_CHECKING:
-    from fluxcube.inference.predictor import Predictor
 
-
-def predictor_card(predictor: Predictor) -> str:
+def predictor_card(predictor: Any) -> str:  # a Predictor, whose module imports this one
     """Return what a model predicts, from what, and how good it was on its validation towers, as HTML."""
     spec, about = predictor.spec, predictor.metadata
     split, units = about.get("split") or {}, about.get("target_units") or {}

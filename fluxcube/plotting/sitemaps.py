@@ -45,7 +45,7 @@ def plot_sites(
     by: str | xr.DataArray | pd.Series | Mapping[str, float] | None = "igbp",
     bbox: tuple[float, float, float, float] | None = None,
     projection: str | pyproj.CRS | None = None,
-    labels: bool = False,
+    names: bool = False,
     cmap: str | Colormap | None = None,
     limits: tuple[float, float] | None = None,
     title: str | None = None,
@@ -68,7 +68,7 @@ def plot_sites(
         Part of the world to show, degrees. Default: the region of the towers, or the world if they are far apart.
     projection : str or pyproj.CRS, optional
         As in `fluxcube.plot_map`.
-    labels : bool
+    names : bool
         Write the name of each tower beside it.
     cmap, limits, title, ax
         As in `fluxcube.plot_map`; scores have colours from orange (bad) to blue (good).
@@ -116,7 +116,7 @@ def plot_sites(
         _draw_values(frame.ax, x, y, values.to_numpy(float), name, units, cmap, limits)
     else:
         _draw_classes(frame.ax, x[inside], y[inside], values.to_numpy(object)[inside], name)
-    if labels:
+    if names:
         _write_names(frame.ax, x, y, places.index)
     count = int(inside.sum())
     fit_title(frame.ax, f"{count} tower{'s' if count != 1 else ''}" if title is None else title, pad=frame.pad)

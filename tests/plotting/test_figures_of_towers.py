@@ -39,7 +39,7 @@ def places_drawn(ax):
 
 
 def test_every_tower_is_at_its_place_in_the_colour_of_its_class(cube):
-    ax = fc.plot_sites(cube, by="igbp", labels=True)
+    ax = fc.plot_sites(cube, by="igbp", names=True)
     drawn = places_drawn(ax)
     for name in np.unique(cube.igbp):
         here = cube.igbp.values == name
@@ -169,7 +169,7 @@ def test_the_diurnal_cycle_is_the_mean_of_each_local_hour(cube, predicted):
 def test_cycles_by_class_and_by_site(cube, predicted):
     axes = fc.plot_cycle(cube, predicted, by="igbp")
     assert next(ax.get_title() for ax in axes) == "all sites (4)" and len(axes) == 1 + len(np.unique(cube.igbp))
-    axes = fc.plot_cycle(cube, by="site", groups=["XX-S01", "XX-S02"])
+    axes = fc.plot_cycle(cube, by="site", panels=["XX-S01", "XX-S02"])
     assert [ax.get_title() for ax in axes] == ["XX-S01 (1)", "XX-S02 (1)"]
     with pytest.raises(ConfigError, match='cycle="diurnal"'):
         fc.plot_cycle(cube, cycle="seasonal")
