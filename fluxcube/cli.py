@@ -19,6 +19,7 @@ from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.cli_models import models_by_name
+from fluxcube.cli_plot import app as plot_app
 from fluxcube.cli_report import app as report_app
 from fluxcube.cli_split import app as split_app
 from fluxcube.cli_train import train
@@ -323,6 +324,7 @@ app.add_typer(demo_app)
 app.add_typer(report_app)
 app.add_typer(grids_app)
 app.add_typer(cli_maps.app)
+app.add_typer(plot_app)
 
 
 def main() -> None:

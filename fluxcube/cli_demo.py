@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a smaller planet and shorter training, as a test.")
     ] = False,
+    model: Annotated[
+        Literal["both", "ecoperceiver", "xgboost"],
+        typer.Option(help="Model to train beside two simple ones; xgboost needs no torch."),
+    ] = "both",
     from_services: Annotated[
         bool,
         typer.Option("--from-services", help="Fetch the raw files from local servers, as from the real services."),
@@ -36,6 +40,7 @@ def demo(
             out,
             seed=seed,
             quick=quick,
+            model=model,
             from_services=from_services,
             overwrite=overwrite,
             progress=progress,

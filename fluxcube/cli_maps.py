@@ -1,4 +1,4 @@
-"""Commands for existing maps: totals, export to other formats, figures."""
+"""Commands for existing maps: totals, export to other formats, animations."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def totals(
 
     with bar("totals") as progress:
         result = compute_totals(
-            _open(maps, time),
+            opened(maps, time),
             by=by,
             regions=regions,
             every=every,
@@ -104,7 +104,7 @@ def export(
     from fluxcube.maps.export import export_maps
     from fluxcube.maps.wetland import weight_by_wetland
 
-    ds = _open(maps, time)
+    ds = opened(maps, time)
     ds = ds if wetland is None else weight_by_wetland(ds, _only_array(wetland))
     selected = _averaged(ds, every, cycle, clock, min_coverage)
     with bar("export") as progress:
@@ -113,29 +113,6 @@ def export(
         )
     for file in files:
         typer.echo(str(file))
-
-
-@app.command()
-def plot(
-    maps: Maps,
-    png: Annotated[Path, typer.Argument(help="Image file to write.")],
-    variable: Flux = "NEE",
-    time: Time = None,
-    limits: Annotated[str | None, typer.Option(help="Values of the first and last colour: low,high.")] = None,
-    hatch: Annotated[bool, typer.Option("--hatch/--no-hatch", help="Hatch where the model is not applicable.")] = True,
-) -> None:
-    """Draw the mean map of one flux, hatched outside the area of applicability if the maps contain it.
-
-    Example: `fluxcube plot maps.zarr nee.png --variable NEE --time 2018-07-01/2018-07-31`.
-    """
-    from fluxcube.maps.means import mean_maps, refuse_standard_deviation
-    from fluxcube.plotting.maps import plot_map
-
-    refuse_standard_deviation(variable)
-    mean = mean_maps(_only(_open(maps, time), variable, "applicable"), None, min_coverage=0)
-    applicable = mean.get("applicable") if hatch else None
-    plot_map(mean[variable], png, limits=_limits(limits), applicable=applicable)
-    typer.echo(str(png))
 
 
 @app.command()
@@ -156,12 +133,13 @@ def animate(
     """
     from fluxcube.plotting.animation import animate_cycle
 
-    selected = _only(_open(maps, time), variable)
-    animate_cycle(selected, gif, variable=variable, clock=clock, limits=_limits(limits), seconds=seconds)
+    selected = only(opened(maps, time), variable)
+    animate_cycle(selected, gif, variable=variable, clock=clock, limits=color_range(limits), seconds=seconds)
     typer.echo(str(gif))
 
 
-def _open(path: str, time: str | None) -> xr.Dataset:
+def opened(path: str, time: str | None) -> xr.Dataset:
+    """Return the maps of a store, in a period (ConfigError if that selects nothing)."""
     from fluxcube.maps.store import open_maps
 
     ds, selection = open_maps(path), period(time)
@@ -188,11 +166,12 @@ def _only_array(path: Path) -> xr.DataArray:
     return ds[arrays[0]]
 
 
-def _only(ds: xr.Dataset, variable: str, *others: str) -> xr.Dataset:
-    """Return maps of one flux and of `others`, with all coordinates."""
-    if variable not in ds:
-        raise unknown("flux", variable, map(str, ds.data_vars))
-    return ds.drop_vars([name for name in ds.data_vars if name not in (variable, *others)])
+def only(ds: xr.Dataset, *variables: str, optional: Sequence[str] = ()) -> xr.Dataset:
+    """Return maps of some fluxes, and of `optional` if there are any, with all coordinates."""
+    for variable in variables:
+        if variable not in ds:
+            raise unknown("flux", variable, map(str, ds.data_vars))
+    return ds.drop_vars([name for name in ds.data_vars if name not in (*variables, *optional)])
 
 
 def _averaged(
@@ -210,7 +189,8 @@ def _averaged(
     return mean_maps(ds, None if every == "all" else every, clock=clock or "utc", min_coverage=min_coverage)
 
 
-def _limits(text: str | None) -> tuple[float, float] | None:
+def color_range(text: str | None) -> tuple[float, float] | None:
+    """Parse low,high (ConfigError if it is not such a pair)."""
     if text is None:
         return None
     try:

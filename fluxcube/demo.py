@@ -9,8 +9,11 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,7 +22,8 @@ import xarray as xr
 from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.forcing import open_forcing
-from fluxcube.errors import StoreError
+from fluxcube.cubes.forcing_store import write_forcing
+from fluxcube.errors import ConfigError, MissingPackageError, StoreError, missing_package
 from fluxcube.evaluation.report import format_table, write_report
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
@@ -28,14 +32,19 @@ from fluxcube.inference.outputs import APPLICABLE
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.towers import predict
 from fluxcube.maps.store import open_maps, write_maps
-from fluxcube.models.ecoperceiver import EcoPerceiverConfig
+from fluxcube.maps.workers import local_workers
 from fluxcube.plotting.maps import plot_map
-from fluxcube.simulation import Planet, truth, write_raw, write_reflectance
+from fluxcube.simulation import Planet, truth, write_raw
 from fluxcube.stores.files import names_disk_errors, write_csv, write_text
 from fluxcube.timestamps import HOUR
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from fluxcube.models.ecoperceiver import EcoPerceiverConfig
 
 #: Predictors that towers and reanalysis both have. Their trailing means inform a model of the weather of past weeks.
 PREDICTORS = ("DOY", "TOD", "TA", "SW_IN", "VPD", "P", "SW_IN_POT")
@@ -48,8 +57,20 @@ EVERY = 8
 #: Members of EcoPerceiver's ensemble, which two cores train side by side.
 SEEDS = 2
 MODELS = ("ecoperceiver", "xgboost", "sw-linear", "mean-cycle")
+#: Simple models that every demo has, too.
+BASELINES = MODELS[2:]
 #: The mean of EcoPerceiver and XGBoost, opened as one model; its maps are the product of the demo.
 MIXED, MEMBERS = "mixed", ("ecoperceiver", "xgboost")
+#: What `model` may be: one of the two, with its maps as the product, or both and their mean.
+CHOICES = (*MEMBERS, "both")
+#: Packages that the demo needs beyond the required ones: the models that need them ("" for all), and their extra.
+_PACKAGES = {
+    "torch": ("ecoperceiver", "train"),
+    "xgboost": ("xgboost", "train"),
+    "rasterio": ("", "grid"),
+    "netCDF4": ("", "grid"),
+    "matplotlib": ("", "plot"),
+}
 
 #: File that marks the folder of a demo, so that `overwrite` never removes any other folder.
 _MARK = "demo.json"
@@ -62,7 +83,7 @@ class DemoResult:
     Attributes
     ----------
     out : Path
-        Folder with all files: raw files, `cube.zarr`, `runs/`, `maps.zarr`, figures, `scores.md`.
+        Folder with all files: raw files, `carbonsense.zarr`, `runs/`, `maps.zarr`, figures, `scores.md`.
     towers : pandas.DataFrame
         Scores on held-out towers, per IGBP class, target and model.
     skill : pandas.DataFrame
@@ -99,6 +120,7 @@ def run_demo(
     *,
     seed: int = 0,
     quick: bool = False,
+    model: str = "both",
     from_services: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -114,6 +136,9 @@ def run_demo(
         Random seed of the planet's weather, of the split and of training.
     quick : bool
         Use a smaller planet and shorter training. This tests that the pipeline runs; the scores mean nothing.
+    model : {"both", "ecoperceiver", "xgboost"}
+        Model to train beside two simple ones; XGBoost needs no torch. The maps of the mean of both, or those of the
+        only one, are drawn.
     from_services : bool
         Begin with `fluxcube.fetch`: towers, ERA5 and MODIS are fetched with the clients of the real services from
         servers of the planet on this computer (``pip install 'fluxcube[fetch]'``). No account is read or sent.
@@ -132,6 +157,10 @@ def run_demo(
     ------
     StoreError
         If `out` exists and `overwrite` is not set, or if it was not written by a demo.
+    ConfigError
+        If there is no such model.
+    MissingPackageError
+        If a package is not installed that the demo needs.
 
     Examples
     --------
@@ -139,6 +168,7 @@ def run_demo(
     >>> result = fc.run_demo("demo", quick=True)  # doctest: +SKIP
     >>> result.skill  # doctest: +SKIP
     """
+    names, product = _chosen(model), MIXED if model == "both" else model
     if from_services:
         from fluxcube.demo_fetch import fetch_raw  # requires the packages of the extra `fetch`
     out, log = Path(out), log or (lambda line: None)
@@ -150,35 +180,52 @@ def run_demo(
             fetch_raw(planet, out / "raw", every=EVERY, progress=progress)
     else:
         with watch("raw", "writing the planet's towers, ERA5, MODIS and land cover"):
-            raw = write_raw(planet, out, progress=progress)
-            write_reflectance(planet, raw / "reflectance", every=EVERY, progress=progress)
+            write_raw(planet, out, views=EVERY, progress=progress)
     with watch("cube", "building the CarbonSense cube"):
         cube = _cube(out, log, progress)
     runs: dict[str, Run] = {}
-    for name in MODELS:
+    for name in names:
         with watch(name, f"training {name}"):
             runs[name] = _train(cube, name, out, seed, quick, runs, progress)
             log(f"  {runs[name].summary}")
     models = {name: load_model(run) for name, run in runs.items()}
-    models[MIXED] = load_model([runs[name] for name in MEMBERS])
+    if product == MIXED:
+        models[MIXED] = load_model([runs[name] for name in MEMBERS])
     with watch("towers", "scoring on held-out towers"):
-        towers = _score(cube.sel(site=list(runs["ecoperceiver"].split.test)), models, progress)
-    with watch("maps", "upscaling the region"):
-        forcing = _forcing(out / "raw", planet).persist()  # small, and read by all models
+        towers = _score(cube.sel(site=list(runs[names[0]].split.test)), models, progress)
+    with watch("forcing", "writing the forcing of the region"):
+        forcing = open_forcing(write_forcing(_forcing(out / "raw", planet), out / "forcing.zarr", progress=progress))
+    with watch("maps", "upscaling the region"), _workers(quick) as workers:
         period = slice(planet.period[0], planet.period[1] - HOUR)
         maps: dict[str, xr.Dataset] = {}
-        for name, model in models.items():
-            maps[name] = _upscale(model, name, forcing, period, out, progress, maps)
+        for name, one in models.items():
+            maps[name] = _upscale(one, name, forcing, period, out, progress, maps, product, workers)
     with watch("truth", "comparing with the truth, which is read only now"):
         true = truth(planet)
         maps = {name: _on_truth(ds, true) for name, ds in maps.items()}
         skill, trust = _skill(maps, true), _trust(maps, true)
-        _draw(maps[MIXED], true, out)
+        _draw(maps[product], true, out)
     result = DemoResult(out=out, towers=towers, skill=skill, trust=trust, seconds=watch.seconds)
     write_text(out / "scores.md", result.text)
     write_report(towers, out / "towers", title="Held-out towers of the simulated planet")
     write_csv(out / "scores_maps.csv", skill)
     return result
+
+
+def _chosen(model: str) -> tuple[str, ...]:
+    """Return the models to train (ConfigError if there is no such choice, MissingPackageError if a package lacks)."""
+    if model not in CHOICES:
+        raise ConfigError(f"model: expected {', '.join(CHOICES)}; found {model!r}.")
+    main = MEMBERS if model == "both" else (model,)
+    for package, (needed_by, extra) in _PACKAGES.items():
+        if find_spec(package) is None and needed_by in ("", *main):
+            what = {"torch": "EcoPerceiver", "xgboost": "XGBoost"}.get(package, "the demo")
+            error = missing_package(package, extra, f"{what} of the demo" if needed_by else what)
+            other = next((name for name in MEMBERS if name != needed_by), "") if needed_by else ""
+            raise MissingPackageError(
+                f"{error} Or leave it out: fluxcube demo --model {other}." if other else str(error)
+            )
+    return (*main, *BASELINES)
 
 
 def _side_by_side(table: pd.DataFrame) -> str:
@@ -244,11 +291,11 @@ def _prepare(out: Path, seed: int, quick: bool, overwrite: bool) -> None:
 def _cube(out: Path, log: Callable[[str], object], progress: Callable | None) -> xr.Dataset:
     raw = out / "raw"
     report = build_carbonsense(
-        raw / "towers", out / "cube.zarr", modis=raw / "modis", surface=raw / "reflectance", progress=progress
+        raw / "towers", out / "carbonsense.zarr", modis=raw / "modis", surface=raw / "reflectance", progress=progress
     )
     for site, reason in report.left_out.items():
         log(f"  left out {site}: {reason}")
-    return open_carbonsense(out / "cube.zarr")
+    return open_carbonsense(out / "carbonsense.zarr")
 
 
 def _train(
@@ -267,8 +314,8 @@ def _train(
         static=STATIC,
         split=split,
         seed=seed,
-        seeds=SEEDS if name == "ecoperceiver" else None,
-        jobs=SEEDS if name == "ecoperceiver" else 1,
+        seeds=SEEDS if name == "ecoperceiver" and not quick else None,
+        jobs=SEEDS if name == "ecoperceiver" and not quick else 1,
         config=config,
         training=training,
         progress=progress,
@@ -281,18 +328,19 @@ def _ecoperceiver(quick: bool) -> tuple[EcoPerceiverConfig, TrainingConfig]:
     With few towers and little time, a short band (16 hours), smooth features (4 frequencies) and no dropout are best.
     The settings were chosen on maps of a planet with another seed (7) than those that are reported.
     """
+    from fluxcube.models.ecoperceiver import EcoPerceiverConfig  # needs torch, which xgboost alone does not
+
     config = replace(EcoPerceiverConfig.small(), frequencies=4, summary=128)
-    epochs, windows = (1, 1500) if quick else (3, 14000)
     training = TrainingConfig(
-        epochs=epochs, windows_per_epoch=windows, batch_size=16, warmup_epochs=0.25, ema=0.995, keep="last"
+        epochs=3, windows_per_epoch=14000, batch_size=16, warmup_epochs=0.25, ema=0.995, keep="last"
     )
-    return config, training
+    return config, replace(training, epochs=1, windows_per_epoch=400, val_windows=200) if quick else training
 
 
 def _score(test: xr.Dataset, models: Mapping[str, Predictor], progress: Callable | None) -> pd.DataFrame:
     """Score every model on measured hours of the test towers, on a common row mask."""
     predictions = {name: predict(model, test, progress=progress) for name, model in models.items()}
-    return compare(test, predictions, by="igbp", seen=models["ecoperceiver"].spec.igbp_classes)
+    return compare(test, predictions, by="igbp", seen=next(iter(models.values())).spec.igbp_classes)
 
 
 def _forcing(raw: Path, planet: Planet) -> xr.Dataset:
@@ -318,13 +366,19 @@ def _upscale(
     out: Path,
     progress: Callable | None,
     others: Mapping[str, xr.Dataset],
+    product: str = MIXED,
+    workers: Client | str | None = None,
 ) -> xr.Dataset:
-    """Write the maps of one model; those of the mixed model, from maps of its members, are the product of the demo."""
-    store = out / ("maps.zarr" if name == MIXED else f"maps_{name}.zarr")
+    """Write the maps of one model; those of the mixed model are computed from the maps of its members."""
+    store = out / ("maps.zarr" if name == product else f"maps_{name}.zarr")
     members = [others[member] for member in MEMBERS] if name == MIXED else None
     maps = upscale(model, forcing, time=period, member_maps=members)
-    # Reading the maps of members takes a second, less than processes take to start.
-    return open_maps(write_maps(maps, store, scheduler="threads" if members else None, progress=progress))
+    return open_maps(write_maps(maps, store, scheduler="threads" if members else workers, progress=progress))
+
+
+def _workers(quick: bool) -> AbstractContextManager[Client | str]:
+    """Return the workers of all maps: processes that start once, or threads for the maps of a smaller planet."""
+    return nullcontext("threads") if quick else local_workers()
 
 
 def _skill(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.report import read_predictions, write_predictions
 from fluxcube.inference.loading import AnyModel, as_predictor
@@ -87,7 +88,7 @@ class Labels:
 
 def distil(
     teacher: AnyModel,
-    cube: xr.Dataset,
+    cube: Cube,
     *,
     split: Split | str | os.PathLike | None = None,
     observed: float = 0.0,
@@ -105,7 +106,7 @@ def distil(
     teacher : Predictor, path or Run, or a sequence of these
         A trained model, usually an ensemble (`fluxcube.load_model`). It must not have been trained on validation or
         test towers of the split.
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         Tower cube, hourly or daily, with the inputs of the teacher; it is not changed.
     split : Split, str or path, optional
         Split of the student, or a kind or file as `fluxcube.fit` takes it; by default that of the teacher. Its training
@@ -158,6 +159,7 @@ def distil(
     >>> fc.load_model(student).metadata["teacher"]["members"]
     1
     """
+    cube = as_cube(cube)
     predictor, resolution = as_predictor(teacher), resolution_of(validate_cube(cube))
     if not 0 <= observed < 1:
         raise ConfigError(f"observed must be from 0 to less than 1, found {observed}: at 1 nothing is distilled.")

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: What code of another package may raise, and what is reported with the name of the package.
+_FAULTS = (Exception, SystemExit)
+
 #: Kinds of extensions; the group of a kind is "fluxcube." and the kind.
 KINDS = ("models", "networks", "products", "predictors")
 
@@ -62,7 +65,7 @@ class Extension:
         """
         try:
             return self.point.load()
-        except (Exception, SystemExit) as error:  # code of another package may raise anything
+        except _FAULTS as error:
             raise self.error(f"{type(error).__name__}: {error}") from error
 
     def call(self, function: Callable[..., T], *args: object) -> T:
@@ -71,7 +74,7 @@ class Extension:
             return function(*args)
         except FluxcubeError:
             raise
-        except Exception as error:  # code of another package may raise anything
+        except _FAULTS as error:
             raise self.error(f"{type(error).__name__}: {error}") from error
 
     def error(self, why: str) -> ExtensionError:
@@ -219,7 +222,7 @@ class Extended(Mapping[str, T]):
             return self._make(extension)
         except ExtensionError:
             raise
-        except Exception as error:  # an object of another package may be anything
+        except _FAULTS as error:
             raise extension.error(str(error) or type(error).__name__) from error
 
     def _usable(self, extension: Extension) -> bool:

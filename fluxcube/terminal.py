@@ -280,7 +280,7 @@ def command_line(left: str = "") -> Iterator[None]:
         except FluxcubeError as error:
             sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
         except BrokenPipeError:  # the reader of a pipe, such as head, has ended
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at its end
             sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
             if error.errno is None:

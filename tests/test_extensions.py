@@ -256,9 +256,11 @@ def test_files_of_a_network_of_a_package_become_a_cube(beside, tower, call):
 def test_a_network_of_a_package_may_have_files_in_a_dialect_of_ours(beside, tmp_path):
     place = Place(site="US-Zzz", latitude=40.0, longitude=-90.0, igbp="CRO", utc_offset=-6)
     record = simulate_record(place, "2010-06-01", days=3)
-    published = write_archive(tmp_path / "published", "FLUXNET2015", record, place=place, form="gzip")
+    write_archive(tmp_path / "published", "FLUXNET2015", record, place=place, form="gzip")
     (tmp_path / "raw").mkdir()
-    published.rename(tmp_path / "raw" / "PLAIN_US-Zzz_FULLSET_HH_2010-2010.csv.gz")
+    next((tmp_path / "published").rglob("*_HH_*.csv.gz")).rename(
+        tmp_path / "raw" / "PLAIN_US-Zzz_FULLSET_HH_2010-2010.csv.gz"
+    )
     install(beside, "toy_network", {"networks Plain network": "PLAIN"})
     (archive,) = discover(tmp_path / "raw").archives
     assert (archive.network, archive.site, archive.product) == ("Plain network", "US-Zzz", "FULLSET")

@@ -183,3 +183,27 @@ def test_unknown_sites_of_a_list_are_named_with_the_nearest(tmp_path, cube):
     path.write_text("XX-S1\nXX-S03\nAA-Far\n", "utf-8")
     (note,) = [note for note in sites_split(cube, path).notes if "not in the cube" in note]
     assert "(2): XX-S1 (did you mean XX-S" in note and note.endswith("AA-Far")
+
+
+def test_public_functions_take_paths_of_cubes_forcing_and_maps(tmp_path, planet_files, cube_store):
+    few = list(fc.split(cube_store).test)[:2]
+    cube = fc.open_carbonsense(cube_store, sites=few, time=slice("2018-06-01", "2018-06-04"))
+    model = fc.fit(cube_store, model="sw-linear", out=tmp_path / "run", predictors=["TA", "SW_IN"], static=(), bands=())
+    predicted = fc.predict(model, cube_store)
+    assert predicted.attrs["cube_store_id"] == cube.attrs["store_id"]
+    pred = fc.predict(model, cube)
+    assert fc.evaluate(cube_store, pred).identical(fc.evaluate(fc.open_carbonsense(cube_store), pred))
+    assert fc.compare(cube_store, {"a": pred}).equals(fc.compare(fc.open_carbonsense(cube_store), {"a": pred}))
+    files = fc.open_forcing(planet_files / "era5", predictors=["TA", "SW_IN"])
+    forcing = files.isel(time=slice(0, 48), latitude=slice(0, 2), longitude=slice(0, 2))
+    fc.write_forcing(forcing, tmp_path / "forcing.zarr")
+    maps = fc.upscale(model, tmp_path / "forcing.zarr", applicability=False)
+    assert maps.attrs["forcing_store_id"] == fc.open_forcing(tmp_path / "forcing.zarr").attrs["store_id"]
+    fc.write_maps(maps, tmp_path / "maps.zarr")
+    opened = fc.open_maps(tmp_path / "maps.zarr")
+    assert fc.mean_maps(str(tmp_path / "maps.zarr")).identical(fc.mean_maps(opened))
+    assert fc.mean_cycle(tmp_path / "maps.zarr").identical(fc.mean_cycle(opened))
+    with pytest.raises(ConfigError, match="maps: expected a Dataset, or the path or URL of maps, found int"):
+        fc.totals(3)
+    with pytest.raises(ConfigError, match="forcing: expected a Dataset"):
+        fc.upscale(model, 3)

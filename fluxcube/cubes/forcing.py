@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -37,6 +38,19 @@ _DAYS_BEFORE = np.timedelta64(32, "D")
 _MAX_BYTES = 1 << 30
 # A warning is logged if the chunks of the files contain more than this many times what a block keeps.
 _WASTE = 16
+
+
+#: A forcing that is open, or the path or URL of its store or its files.
+Forcing: TypeAlias = xr.Dataset | str | os.PathLike
+
+
+def as_forcing(forcing: Forcing) -> xr.Dataset:
+    """Return a forcing: an open one as it is, that of a path or URL opened lazily (ConfigError if it is neither)."""
+    if isinstance(forcing, str | os.PathLike):
+        return open_forcing(forcing)
+    if isinstance(forcing, xr.Dataset):
+        return forcing
+    raise ConfigError(f"forcing: expected a Dataset, or the path or URL of one, found {type(forcing).__name__}.")
 
 
 def open_forcing(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.cubes.forcing_surface_grid import BAND as SURFACE_BAND
 from fluxcube.cubes.forcing_surface_grid import DAY as SURFACE_DAY
 from fluxcube.cubes.localdays import needed_share
@@ -32,7 +33,7 @@ _HOUR, _DAY, _HOURS = 60, 1440, 24
 _BYTES, _MIN_DAYS, _MAX_DAYS = 128 << 20, 32, 366
 
 
-def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
+def daily_forcing(forcing: Forcing) -> xr.Dataset:
     """Aggregate an hourly forcing cube to days of local mean solar time, lazily.
 
     A day of a cell begins when UTC + longitude / 15 is midnight, to the minute; longitudes are counted from -180 to
@@ -41,7 +42,7 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
 
     Parameters
     ----------
-    forcing : xr.Dataset
+    forcing : xr.Dataset, path or URL
         Hourly, as `fluxcube.open_forcing` returns it; in RAM, or of Dask arrays.
 
     Returns
@@ -86,6 +87,7 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     >>> days.time.values.astype("datetime64[D]")
     array(['2018-06-02', '2018-06-03'], dtype='datetime64[D]')
     """
+    forcing = as_forcing(forcing)
     validate_forcing(forcing)
     check_resolution(forcing, "hourly", "daily_forcing")
     shift = _shifts(forcing.longitude.values)

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import HOURLY, resolution_of
@@ -27,7 +28,7 @@ _SCALED_TWICE = 1e-3
 
 
 def add_images(
-    cube: xr.Dataset,
+    cube: Cube,
     name: str,
     images: xr.DataArray,
     *,
@@ -46,7 +47,7 @@ def add_images(
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         An hourly tower cube or forcing, lazy or in RAM; it is not changed.
     name : str
         Name of the kind, of lower-case letters and digits, such as "sentinel2".
@@ -93,6 +94,7 @@ def add_images(
     >>> more.images_sentinel2.dims, float(more.images_sentinel2.max())
     (('site', 'sentinel2_day', 'sentinel2_band', 'sentinel2_y', 'sentinel2_x'), 0.25)
     """
+    cube = as_cube(cube)
     # The labels of images that were dropped from the cube may remain.
     unused = [c for c in image_dims(name) if c in cube.coords and not any(c in a.dims for a in cube.values())]
     cube = cube.drop_vars(unused)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ import xarray as xr
 from fluxcube.cubes.own_days import add_steps, check_options, chunks_of
 from fluxcube.cubes.own_maps import at_towers, on_cells
 from fluxcube.cubes.own_values import DATE_DIM, Source, read_values, within_limits
+from fluxcube.cubes.selection import Cube, as_cube
+from fluxcube.cubes.supplied import supplied_predictors, supplied_values
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DRIVERS, PARTS, STACKS, driver_sources, validate_cube, validate_forcing, variable_coords
@@ -35,7 +37,7 @@ _WITH_VALUE = {"_qc": 0, "_coverage": 1, "_quality": 1}
 
 
 def add_predictor(
-    cube: xr.Dataset,
+    cube: Cube,
     name: str,
     values: xr.DataArray
     | xr.Dataset
@@ -59,7 +61,7 @@ def add_predictor(
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube or forcing, hourly or daily, lazy or in RAM; it is not changed.
     name : str
         Declared name.
@@ -117,6 +119,7 @@ def add_predictor(
     [4.0, 11.5]
     >>> forget("SOC")
     """
+    cube = as_cube(cube)
     if values is None:
         return _supplied(cube, name, units=units, column=column, hold_days=hold_days - 1, delay_days=delay_days)
     row = _declared(name)
@@ -141,15 +144,26 @@ def add_predictor(
     return validate_forcing(out) if grid else validate_cube(out)
 
 
+def with_supplied(cube: xr.Dataset, names: Iterable[str]) -> xr.Dataset:
+    """Return a cube or forcing with those of some predictors that it lacks and installed packages supply.
+
+    Errors are those of `fluxcube.add_predictor`.
+    """
+    present, table = {*map(str, cube["variable"].values), *map(str, cube.coords)}, supplied_predictors()
+    for name in dict.fromkeys(names):
+        if name not in present and name in table:
+            cube = add_predictor(cube, name)
+    return cube
+
+
 def _supplied(cube: xr.Dataset, name: str, **options: object) -> xr.Dataset:
     """Return a cube with the values that a package supplies; refuse options, which the package determines."""
-    from fluxcube.cubes.supplied import add_supplied
-
     if given := [option for option, value in options.items() if value]:
         raise ConfigError(f"{name}: {', '.join(given)} has no effect without values: pass values, or leave it out.")
     _is_grid(cube)
     _check_absent(cube, name)
-    return add_supplied(cube, name)
+    one, values = supplied_values(name, cube)
+    return add_predictor(cube, name, values, hold_days=one.hold_days, delay_days=one.delay_days)
 
 
 def _declared(name: str) -> Variable:

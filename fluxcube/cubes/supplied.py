@@ -7,15 +7,14 @@ added wherever a model is trained with its name or needs it: by `fluxcube.fit`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import xarray as xr
 
-from fluxcube.cubes.own import add_predictor
 from fluxcube.errors import ConfigError
-from fluxcube.extensions import Extended, Extension
+from fluxcube.extensions import Extended, Extension, find
 from fluxcube.variables import declare
 
 
@@ -71,34 +70,22 @@ def _declare(name: str, one: SuppliedPredictor) -> None:
     )
 
 
-def add_supplied(cube: xr.Dataset, name: str) -> xr.Dataset:
-    """Return a cube or forcing with the values of a predictor that an installed package supplies.
+def supplied_values(name: str, cube: xr.Dataset) -> tuple[SuppliedPredictor, Any]:
+    """Declare a predictor, and return it with its values for a cube or forcing.
 
     Raises
     ------
     ConfigError
-        If no installed package supplies it, or its values are refused as those of `fluxcube.add_predictor` are.
+        If no installed package supplies it.
     ExtensionError
         If the package cannot be used, or its function fails; the message names it.
     """
-    table = supplied_predictors()
-    if name not in table:
+    table, extension = supplied_predictors(), find("predictors", name)
+    if extension is None:
         known = ", ".join(table.names()) or "none"
         raise ConfigError(
             f"{name}: no values were passed, and no installed package supplies it (supplied: {known}): pass values."
         )
-    one = table[name]
+    one = table.made(extension)
     _declare(name, one)  # it may have been forgotten since the package was imported
-    extension = next(other for other in table.extensions() if other.name == name)
-    values = extension.call(one.values, cube) if callable(one.values) else one.values
-    return add_predictor(cube, name, values, hold_days=one.hold_days, delay_days=one.delay_days)
-
-
-def with_supplied(cube: xr.Dataset, names: Iterable[str]) -> xr.Dataset:
-    """Return a cube or forcing with those of some predictors that it lacks and installed packages supply."""
-    present = {*map(str, cube["variable"].values), *map(str, cube.coords)}
-    table = supplied_predictors()
-    for name in dict.fromkeys(names):
-        if name not in present and name in table:
-            cube = add_supplied(cube, name)
-    return cube
+    return one, extension.call(one.values, cube) if callable(one.values) else one.values

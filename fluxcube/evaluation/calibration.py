@@ -10,6 +10,7 @@ import dask
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.sums import aligned_pairs
 from fluxcube.inference.loading import OneModel, load_model
@@ -33,7 +34,7 @@ CLUSTER_KM = 50.0
 
 def calibrate(
     run: OneModel,
-    cube: xr.Dataset,
+    cube: Cube,
     predictions: xr.Dataset,
     *,
     max_qc: int | Default | None = DEFAULT,
@@ -52,7 +53,7 @@ def calibrate(
         Run to calibrate: a single model, an ensemble or a stored mixed ensemble. It may have been trained on all
         towers, if `predictions` are of models of the same kind and settings that were not trained on the towers they
         predict.
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         Tower cube with the measured fluxes.
     predictions : xr.Dataset
         Predictions (site, time) of held-out towers, as `fluxcube.predict` returns them; for an ensemble with
@@ -87,6 +88,7 @@ def calibrate(
     >>> parts = [fc.predict(m, m.split.part(cube, "test"), uncertainty="spread") for m in folds]  # doctest: +SKIP
     >>> fc.calibrate("runs/eco", cube, xr.concat(parts, "site"))  # doctest: +SKIP
     """
+    cube = as_cube(cube)
     quality_limit(resolution_of(cube), max_qc, min_quality, default=None)  # refused before anything is read
     predictor = load_model(run)
     check_folder(predictor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import DEFAULT, Default, QualityLimit, quality_limit, resolution_of
 from fluxcube.samples.quality import best_flags
@@ -25,7 +26,7 @@ _RESULTS = {
 
 
 def energy_balance(
-    cube: xr.Dataset,
+    cube: Cube,
     *,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
@@ -39,7 +40,7 @@ def energy_balance(
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube, hourly or daily, lazy or in RAM; one site at a time is read.
     max_qc : int, optional
         Maximum flag of hourly terms, by default 0 (measured); None accepts every value.
@@ -78,6 +79,7 @@ def energy_balance(
     >>> import fluxcube as fc
     >>> energy_balance(fc.open_carbonsense("carbonsense.zarr")).to_dataframe()  # doctest: +SKIP
     """
+    cube = as_cube(cube)
     check_units(cube)
     resolution = resolution_of(cube)
     limit = quality_limit(

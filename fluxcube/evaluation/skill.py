@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Unpack
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from fluxcube.cubes.selection import as_cube
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.evaluation.coverage import (
     COVERAGE,
@@ -60,7 +62,7 @@ _OF_MEMBERS = {
 
 
 def evaluate(
-    obs: Labelled,
+    obs: Labelled | str | os.PathLike,
     pred: Labelled | Mapping[str, Labelled],
     *,
     by: By = None,
@@ -83,7 +85,7 @@ def evaluate(
 
     Parameters
     ----------
-    obs : xr.Dataset or xr.DataArray
+    obs : xr.Dataset or xr.DataArray, path or URL
         A tower cube (its `fluxes` and `fluxes_qc` are used), a Dataset with one variable per flux and, optionally,
         its flags as ``<NAME>_QC``, or an array (site, time[, target]). Maps (time, latitude, longitude) are accepted,
         too: each cell is then a site.
@@ -160,6 +162,7 @@ def evaluate(
     >>> scores.bias.sel(model="b", scale="hourly", target="NEE", group="DBF, night").round(3).item()
     1.0
     """
+    obs = obs if isinstance(obs, xr.DataArray) else as_cube(obs)
     named, several = _named(pred)
     models = {name: mean_of_members(one) for name, one in named.items()}
     limits: SumOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality}
@@ -234,7 +237,7 @@ def _with_coverage_of(scored: xr.Dataset, covered: Sequence[CoverageSums], by: B
 
 
 def compare(
-    obs: Labelled,
+    obs: Labelled | str | os.PathLike,
     predictions: Mapping[str, Labelled],
     *,
     by: By = None,
@@ -277,6 +280,7 @@ def compare(
     >>> [round(float(row[name]), 3) for name in ("rmse_diff", "rmse_diff_low", "rmse_diff_high")], int(row.n_clusters)
     ([-1.0, -1.0, -1.0], 8)
     """
+    obs = obs if isinstance(obs, xr.DataArray) else as_cube(obs)
     limits: SumOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality}
     models = {name: mean_of_members(one) for name, one in predictions.items()}
     computed, covered = _computed(obs, models, by, scales, subsets, limits)

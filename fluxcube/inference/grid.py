@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
-from fluxcube.cubes.supplied import with_supplied
+from fluxcube.cubes.own import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import (
@@ -73,7 +74,7 @@ _COPIED = ("latitude_bnds", "longitude_bnds", "cell_area")
 
 def upscale(
     model: AnyModel,
-    forcing: xr.Dataset,
+    forcing: Forcing,
     *,
     targets: Sequence[str] | None = None,
     time: slice | None = None,
@@ -100,7 +101,7 @@ def upscale(
     model : Predictor, path or Run, or a sequence of these
         A trained model; several are mixed with equal weights (`fluxcube.load_model`). The Dask graph contains its path
         and digest, not its weights; each process reads it once, onto its GPU if it has one.
-    forcing : xr.Dataset
+    forcing : xr.Dataset, path or URL
         A forcing cube, as `fluxcube.open_forcing` returns it, of the resolution of the model. Its chunks of latitude
         and longitude are kept: rechunk it to change them.
     targets : sequence of str, optional
@@ -179,6 +180,7 @@ def upscale(
     >>> dict(maps.NEE.sizes), int(maps.NEE[12].isnull().sum())  # one cell is ocean
     ({'time': 48, 'latitude': 3, 'longitude': 4}, 1)
     """
+    forcing = as_forcing(forcing)
     predictor = described(model, device)
     source = named(origin(forcing), "forcing") | named(origin_of(forcing.attrs, "era5"), "era5")
     forcing = validate_forcing(forcing)

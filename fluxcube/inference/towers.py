@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import use_drivers
-from fluxcube.cubes.supplied import with_supplied
+from fluxcube.cubes.own import with_supplied
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 def predict(
     model: AnyModel,
-    cube: xr.Dataset,
+    cube: Cube,
     *,
     stride: int | None = None,
     min_context: int | None = None,
@@ -63,7 +64,7 @@ def predict(
     ----------
     model : Predictor, path or Run, or a sequence of these
         A trained model; several are mixed with equal weights (`fluxcube.load_model`).
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube or a selection of it. Windows and trailing means begin at its first time step: select some time
         before the period of interest, too, or no period.
     stride : int, optional
@@ -136,6 +137,7 @@ def predict(
     >>> predicted.NEE.dims, predicted.NEE.attrs["units"], bool(predicted.in_training.any())
     (('site', 'time'), 'umol m-2 s-1', False)
     """
+    cube = as_cube(cube)
     predictor = as_predictor(model, device)
     validate_cube(cube)
     source = named(origin(cube), "cube")

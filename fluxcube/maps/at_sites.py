@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from typing import Literal, overload
 
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.selection import as_cube
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.maps.axes import Grid, standard_names
 from fluxcube.maps.hours import join_hours
@@ -22,6 +24,7 @@ from fluxcube.maps.site_cells import (
     property_of,
     static_property,
 )
+from fluxcube.maps.store import as_maps
 from fluxcube.stores.origin import derived_attrs
 
 Labelled = xr.Dataset | xr.DataArray
@@ -40,8 +43,8 @@ _STORE_ATTRS = ("kind", "complete", "regions", "regions_done")
 
 @overload
 def sample_at_sites(
-    maps: xr.Dataset,
-    cube: Labelled,
+    maps: xr.Dataset | str | os.PathLike,
+    cube: Labelled | str | os.PathLike,
     *,
     method: Method = ...,
     match_igbp: bool | xr.DataArray | None = ...,
@@ -52,7 +55,7 @@ def sample_at_sites(
 @overload
 def sample_at_sites(
     maps: xr.DataArray,
-    cube: Labelled,
+    cube: Labelled | str | os.PathLike,
     *,
     method: Method = ...,
     match_igbp: bool | xr.DataArray | None = ...,
@@ -61,8 +64,8 @@ def sample_at_sites(
 
 
 def sample_at_sites(
-    maps: Labelled,
-    cube: Labelled,
+    maps: Labelled | str | os.PathLike,
+    cube: Labelled | str | os.PathLike,
     *,
     method: Method = "nearest",
     match_igbp: bool | xr.DataArray | None = None,
@@ -74,11 +77,11 @@ def sample_at_sites(
 
     Parameters
     ----------
-    maps : xr.Dataset or xr.DataArray
+    maps : xr.Dataset, xr.DataArray, path or URL
         Maps with dimensions latitude and longitude (or lat and lon, or axes with these standard names), in any order
         and direction, longitudes from -180 to 180 or from 0 to 360, across the antimeridian or not. A dimension hour
         beside time steps of a day is joined with time to hourly time steps.
-    cube : xr.Dataset or xr.DataArray
+    cube : xr.Dataset, xr.DataArray, path or URL
         Towers: a cube, or other data with the coordinates site, latitude and longitude along the dimension site.
     method : {"nearest", "bilinear"}
         The cell that contains a tower, or interpolation between the centres of the four cells around it. Beyond the
@@ -120,6 +123,8 @@ def sample_at_sites(
     >>> towers.NEE.dims, towers.cell_longitude.item(), round(towers.cell_distance.item(), 1)
     (('site', 'time'), 8.25, 11.7)
     """
+    maps = maps if isinstance(maps, xr.DataArray) else as_maps(maps)
+    cube = cube if isinstance(cube, xr.DataArray) else as_cube(cube)
     _check_options(maps, method, match_igbp, max_distance_km)
     towers = _towers(cube)
     named = _with_chunks(standard_names(maps if isinstance(maps, xr.Dataset) else maps.to_dataset(name=_ARRAY)))

@@ -16,6 +16,7 @@ from fluxcube.maps.geotiff import write_geotiff
 from fluxcube.maps.means import refuse_standard_deviation
 from fluxcube.maps.netcdf import write_netcdf
 from fluxcube.maps.periods import steps_of
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.stores.files import replacing
 from fluxcube.units import convert
 
@@ -29,7 +30,7 @@ _STEPS = {3600: "hourly", 86400: "daily"}
 
 
 def export_maps(
-    maps: xr.Dataset,
+    maps: Maps,
     path: str | os.PathLike,
     *,
     format: str | None = None,
@@ -42,7 +43,7 @@ def export_maps(
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         Result of `fluxcube.open_maps`, `fluxcube.mean_maps` or `fluxcube.mean_cycle`.
     path : path
         A file (``.nc``; ``.tif`` for one variable), or a folder that exists: then one file for each variable and year,
@@ -98,6 +99,7 @@ def export_maps(
     ...     [path.name for path in export_maps(days, folder, format="netcdf", variables=["NEE"])]
     ['NEE_2018_025_daily.nc']
     """
+    maps = as_maps(maps)
     path = Path(path)
     format = _format(path, format)
     ds = _with_units(_normal(_chosen(maps, variables)), units)

@@ -13,6 +13,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.maps.periods import check_every, steps_of
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.stores.origin import derived_attrs
 
 _DIMS = ("time", "latitude", "longitude")
@@ -24,7 +25,7 @@ _STD = "_std"
 
 
 def mean_maps(
-    maps: xr.Dataset, every: str | None = "day", *, clock: str = "utc", min_coverage: float | None = None
+    maps: Maps, every: str | None = "day", *, clock: str = "utc", min_coverage: float | None = None
 ) -> xr.Dataset:
     """Average flux maps over days, months or years; the result is lazy if the maps are.
 
@@ -33,7 +34,7 @@ def mean_maps(
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         Flux maps (time, latitude, longitude) in regular steps of a day or of hours that divide a day.
     every : {"day", "month", "year"} or None
         Calendar period; None for the mean of the whole period.
@@ -64,6 +65,7 @@ def mean_maps(
     >>> mean_maps(example_maps(days=3), "day").NEE.shape
     (3, 3, 4)
     """
+    maps = as_maps(maps)
     check_every(every, ("day", "month", "year"))
     axis = _DayAxis.of(maps, clock, every, _share(min_coverage, 1.0 if every == "day" else 0.9))
     out = {name: axis.labelled(_mean(axis, array), array, "time: mean") for name, array in _averaged(maps).items()}
@@ -71,13 +73,13 @@ def mean_maps(
 
 
 def mean_cycle(
-    maps: xr.Dataset, every: str | None = None, *, clock: str = "solar", min_coverage: float | None = None
+    maps: Maps, every: str | None = None, *, clock: str = "solar", min_coverage: float | None = None
 ) -> xr.Dataset:
     """Compute mean diurnal cycles of flux maps; the result is lazy if the maps are.
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         As in `mean_maps`, in steps shorter than a day.
     every : {"month", "year"} or None
         One mean day for each month or year; None for one of the whole period.
@@ -104,6 +106,7 @@ def mean_cycle(
     >>> float(day.sel(hour=12)) < 0 < float(day.sel(hour=0))
     True
     """
+    maps = as_maps(maps)
     check_every(every, ("month", "year"))
     axis = _DayAxis.of(maps, clock, every, _share(min_coverage, 0.9))
     if axis.slots == 1:

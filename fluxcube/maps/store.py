@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger(__name__)
+
+#: Maps that are open, or the path or URL of their store.
+Maps: TypeAlias = xr.Dataset | str | os.PathLike
 
 #: Maximum number of time steps that a reader decompresses at once: ten days of hours.
 _CHUNK_STEPS = 240
@@ -160,6 +163,15 @@ def _used(devices: Sequence[str], precision_error: float | None) -> dict[str, ob
     """Return attributes that record what computed maps: devices, and the error of a precision below float32."""
     used: dict[str, object] = {DEVICE: ", ".join(devices)} if devices else {}
     return used if precision_error is None else used | {"precision_error": round(precision_error, 6)}
+
+
+def as_maps(maps: Maps) -> xr.Dataset:
+    """Return maps: open ones as they are, those of a path or URL opened lazily (ConfigError if it is neither)."""
+    if isinstance(maps, str | os.PathLike):
+        return open_maps(maps)
+    if isinstance(maps, xr.Dataset):
+        return maps
+    raise ConfigError(f"maps: expected a Dataset, or the path or URL of maps, found {type(maps).__name__}.")
 
 
 def open_maps(

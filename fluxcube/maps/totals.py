@@ -15,6 +15,7 @@ from fluxcube.maps.group_means import GroupMeans, group_areas, group_means
 from fluxcube.maps.means import refuse_standard_deviation
 from fluxcube.maps.periods import Periods, check_every, steps_of
 from fluxcube.maps.shares import Groups, by_class, by_latitude, by_region, everywhere
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.maps.wetland import FLUX, needs_wetland, wetland_steps
 from fluxcube.units import convert
 
@@ -49,7 +50,7 @@ _KINDS = {
 
 
 def totals(
-    maps: xr.Dataset,
+    maps: Maps,
     *,
     by: str | None = None,
     regions: str | os.PathLike | Mapping[str, object] | None = None,
@@ -72,7 +73,7 @@ def totals(
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         Hourly (or daily, or monthly) flux maps (time, latitude, longitude) with the coordinate land_fraction, as
         returned by `fluxcube.upscale` and `fluxcube.open_maps`. Cell areas come from the coordinate cell_area (m2)
         if there is one, else from the WGS84 ellipsoid between latitude_bnds and longitude_bnds, or between the
@@ -144,6 +145,7 @@ def totals(
     >>> total.NEE.attrs["units"], float(total.NEE_coverage)
     ('PgC yr-1', 1.0)
     """
+    maps = as_maps(maps)
     names = _names(maps, targets)
     _check_units(maps, names)
     _check_wetland(maps, names, wetland)

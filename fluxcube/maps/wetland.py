@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.units import convert
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,14 @@ def needs_wetland(names: tuple[str, ...] | list[str], maps: xr.Dataset) -> bool:
     return any(name == FLUX and not is_weighted(maps[name]) for name in names)
 
 
-def weight_by_wetland(maps: xr.Dataset, wetland: xr.DataArray) -> xr.Dataset:
+def weight_by_wetland(maps: Maps, wetland: xr.DataArray) -> xr.Dataset:
     """Return maps whose FCH4 is per area of land, instead of per area of wetland, as towers measure it.
 
     Land that is no wetland is taken to have no flux.
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         Flux maps with FCH4 and the coordinate land_fraction, as returned by `fluxcube.upscale`.
     wetland : xr.DataArray
         Share of the area of each cell that is wetland, on the grid of the maps: (latitude, longitude), with ``month``
@@ -73,6 +74,7 @@ def weight_by_wetland(maps: xr.Dataset, wetland: xr.DataArray) -> xr.Dataset:
     >>> wetland = xr.open_dataset("wad2m.nc").Fw  # doctest: +SKIP
     >>> maps = fc.weight_by_wetland(fc.open_maps("maps.zarr"), wetland)  # doctest: +SKIP
     """
+    maps = as_maps(maps)
     if FLUX not in maps:
         raise SchemaError(f"wetland=: expected maps with {FLUX}, found {', '.join(map(str, maps.data_vars))}.")
     share = wetland_steps(maps, wetland)

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
+from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.errors import ConfigError
 from fluxcube.fetch.items import duration_text, size_text
 from fluxcube.inference.grid import upscale
@@ -226,7 +227,7 @@ class MapPlan:
 
 def plan_maps(
     model: AnyModel,
-    forcing: xr.Dataset,
+    forcing: Forcing,
     *,
     workers: int | None = None,
     sample_tasks: int = 6,
@@ -248,7 +249,7 @@ def plan_maps(
     ----------
     model : Predictor, path or Run, or a sequence of these
         As `fluxcube.upscale` takes it.
-    forcing : xr.Dataset
+    forcing : xr.Dataset, path or URL
         Forcing cube: a store, files or a lazy Dataset, with the chunks that the maps will have.
     workers : int, optional
         Number of workers; by default the number of processors of this machine.
@@ -282,6 +283,7 @@ def plan_maps(
     >>> plan = fc.plan_maps("runs/eco", fc.open_forcing("forcing.zarr"), workers=64)  # doctest: +SKIP
     >>> print(plan)  # doctest: +SKIP
     """
+    forcing = as_forcing(forcing)
     workers = workers or CPU_COUNT
     prices = {"price_gpu": price_gpu, "price_cpu": price_cpu, "cores_per_gpu": cores_per_gpu}
     _check_numbers(workers=workers, sample_tasks=sample_tasks, **prices)

@@ -9,13 +9,14 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package, unknown
 from fluxcube.maps.means import mean_cycle
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.plotting.canvas import figure_of
 from fluxcube.plotting.maps import coarsened, color_limits, extend_of, map_title, plot_map
 from fluxcube.stores.files import replacing
 
 
 def animate_cycle(
-    maps: xr.Dataset,
+    maps: Maps,
     path: str | Path,
     *,
     variable: str = "NEE",
@@ -29,7 +30,7 @@ def animate_cycle(
 
     Parameters
     ----------
-    maps : xr.Dataset
+    maps : xr.Dataset, path or URL
         Hourly flux maps, or the mean diurnal cycle that `fluxcube.mean_cycle` computes from them, with the dimension
         hour.
     path : path
@@ -70,6 +71,7 @@ def animate_cycle(
     >>> import fluxcube as fc
     >>> fc.animate_cycle(fc.open_maps("maps.zarr"), "day.gif", clock="solar")  # doctest: +SKIP
     """
+    maps = as_maps(maps)
     path = _checked(Path(path), maps, variable, seconds)
     day = maps if "hour" in maps.dims else mean_cycle(maps[[variable]].assign_coords(maps.coords), clock=clock)
     if set(day[variable].dims) != {"hour", "latitude", "longitude"}:

@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 import fluxcube
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
 from fluxcube.evaluation.common_rows import OBSERVED
 from fluxcube.evaluation.sums import QualityOptions
@@ -54,7 +55,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
 @names_disk_errors("out")
 def report(
     models: Mapping[str, ModelInput],
-    cube: xr.Dataset,
+    cube: Cube,
     out: str | Path,
     *,
     maps: Mapping[str, xr.Dataset] | None = None,
@@ -83,7 +84,7 @@ def report(
         By label: a run (its folder, or the name of a shipped model), which predicts the towers of a part of its own
         split; a NetCDF file of predictions; a Dataset of predictions; a folder of runs or of such files; or a sequence
         of these, one for each fold, whose towers are joined.
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         Cube with the measured fluxes, and with the inputs of the runs.
     out : path
         Folder to write: ``report.html``, ``scores.csv``, ``scores.nc``, ``citations.bib``, ``tables/*.tex``,
@@ -138,6 +139,7 @@ def report(
     >>> import fluxcube as fc
     >>> fc.report({"eco": "runs/eco", "trees": "runs/xgb"}, cube, "report")  # doctest: +SKIP
     """
+    cube = as_cube(cube)
     if not models and not maps and not products:
         raise ConfigError("nothing to report: expected at least one model, map or product by label, found none.")
     quality_limit(resolution_of(cube), max_qc, min_quality, default=None)  # refused before anything is written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -258,11 +259,21 @@ def write_region_modis(planet: Planet, folder: str | Path) -> int:
     folder = create_folder(folder)
     days = composite_days(planet.forcing_start, planet.period[1])
     ground, scene = region_scenes(planet, days)
-    for n, day in enumerate(days):
+
+    def write(n: int) -> None:
         for product, values in _products(scene(n)).items():
-            with open_tiff(modis_path(folder, product, day, ground), product, ground, compress="deflate") as tiff:
+            with open_tiff(modis_path(folder, product, days[n], ground), product, ground, compress="deflate") as tiff:
                 tiff.write(values)
+
+    each_day(write, len(days))
     return 2 * len(days)
+
+
+def each_day(write: Callable[[int], None], count: int) -> None:
+    """Call a function for the number of each day, two at a time: a region is the longest part of a planet's files."""
+    with ThreadPoolExecutor(2) as pool:
+        for done in as_completed([pool.submit(write, n) for n in range(count)]):
+            done.result()
 
 
 def write_tower_modis(planet: Planet, towers: Sequence[Tower], folder: str | Path) -> int:

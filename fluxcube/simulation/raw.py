@@ -14,10 +14,17 @@ from fluxcube.simulation.places import Tower
 from fluxcube.simulation.planet import Planet
 
 _WORKERS = 2  # numpy, zlib and GDAL release the interpreter's lock, so threads run in parallel
+#: Text, function and arguments of a part of the files.
+_Job = tuple[str, Callable[..., object], tuple]
 
 
 def write_raw(
-    planet: Planet, folder: str | Path, *, quick: bool = False, progress: Callable[[int, int, str], None] | None = None
+    planet: Planet,
+    folder: str | Path,
+    *,
+    quick: bool = False,
+    views: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Write towers, ERA5, MODIS and land cover of a planet in their providers' formats, without the true fluxes.
 
@@ -28,6 +35,8 @@ def write_raw(
         Folder in which ``raw/towers``, ``raw/era5``, ``raw/modis`` and ``raw/land_cover`` are written.
     quick : bool
         Fewer towers, a smaller region and four months, as ``Planet(seed, quick=True)``.
+    views : int, optional
+        Also write surface reflectance of each n-th day, in ``raw/reflectance`` (`write_reflectance`).
     progress : callable, optional
         Called as ``progress(done, total, text)`` after each job.
 
@@ -38,13 +47,15 @@ def write_raw(
     """
     planet = replace(planet, quick=planet.quick or quick)
     raw = Path(folder) / "raw"
-    jobs: list[tuple[str, Callable[..., object], tuple]] = [
+    jobs: list[_Job] = [
         ("MODIS of the region", grids.write_region_modis, (planet, raw / "modis")),
         ("ERA5", grids.write_era5, (planet, raw / "era5")),
         ("land cover", grids.write_land_cover, (planet, raw / "land_cover")),
         ("site descriptions", towers.write_badm, (planet, raw / "towers")),
         *((_sites(batch), _write_sites, (planet, batch, raw)) for batch in batches(planet)),
     ]
+    if views is not None:
+        jobs = _reflectance_jobs(planet, raw / "reflectance", views) + jobs
     _run(jobs, progress)
     return raw
 
@@ -91,17 +102,15 @@ def write_reflectance(
     Path
         `folder`.
     """
-    jobs: list[tuple[str, Callable[..., object], tuple]] = [
-        (
-            "MOD09GA of the region",
-            functools.partial(reflectance.write_region_reflectance, every=every),
-            (planet, folder),
-        )
-    ]
-    of_towers = functools.partial(reflectance.write_tower_reflectance, every=every)
-    jobs += [(f"MOD09GA of {_sites(batch)}", of_towers, (planet, batch, folder)) for batch in batches(planet)]
-    _run(jobs, progress)
+    _run(_reflectance_jobs(planet, Path(folder), every), progress)
     return Path(folder)
+
+
+def _reflectance_jobs(planet: Planet, folder: Path, every: int) -> list[_Job]:
+    region = functools.partial(reflectance.write_region_reflectance, every=every)
+    of_towers = functools.partial(reflectance.write_tower_reflectance, every=every)
+    towers = [(f"MOD09GA of {_sites(batch)}", of_towers, (planet, batch, folder)) for batch in batches(planet)]
+    return [("MOD09GA of the region", region, (planet, folder)), *towers]
 
 
 def _sites(batch: Sequence[Tower]) -> str:
@@ -113,9 +122,7 @@ def _write_sites(planet: Planet, batch: Sequence[Tower], raw: Path) -> None:
     grids.write_tower_modis(planet, batch, raw / "modis")
 
 
-def _run(
-    jobs: Sequence[tuple[str, Callable[..., object], tuple]], progress: Callable[[int, int, str], None] | None
-) -> None:
+def _run(jobs: Sequence[_Job], progress: Callable[[int, int, str], None] | None) -> None:
     """Run all jobs (text, function, arguments), two at a time; no job depends on another."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         waiting = {pool.submit(work, *arguments): text for text, work, arguments in jobs}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.simulation.grids import create_folder, end_of_record, modis_path, open_tiff, tiff_encoder
+from fluxcube.simulation.grids import create_folder, each_day, end_of_record, modis_path, open_tiff, tiff_encoder
 from fluxcube.simulation.places import Tower
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.surface import Ground, Scene, cloud_field, region_scenes, tower_scenes
@@ -55,10 +55,13 @@ def write_region_reflectance(planet: Planet, folder: str | Path, *, every: int =
     days = view_days(planet.forcing_start, planet.period[1], every)
     ground, scene = region_scenes(planet, days)
     folder = create_folder(folder)
-    for n, day in enumerate(days):
+
+    def write(n: int) -> None:
         today = scene(n, clouds=False)
-        with open_tiff(modis_path(folder, PRODUCT, day, ground), PRODUCT, ground, compress="deflate") as tiff:
-            tiff.write(view(today, view_clouds(planet, ground, day, today.clear)))
+        with open_tiff(modis_path(folder, PRODUCT, days[n], ground), PRODUCT, ground, compress="deflate") as tiff:
+            tiff.write(view(today, view_clouds(planet, ground, days[n], today.clear)))
+
+    each_day(write, len(days))
     return len(days)
 
 

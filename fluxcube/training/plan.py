@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.drivers import sites_without_drivers
-from fluxcube.cubes.supplied import with_supplied
+from fluxcube.cubes.own import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config, Sizes

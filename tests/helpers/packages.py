@@ -31,7 +31,8 @@ def install(
     about = folder / f"{module}-{version}.dist-info"
     about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    lines = [f"[fluxcube.{key.split()[0]}]\n{key.split()[1]} = {module}:{place}\n" for key, place in points.items()]
+    parts = [(*key.partition(" ")[::2], place) for key, place in points.items()]
+    lines = [f"[fluxcube.{group}]\n{name} = {module}:{place}\n" for group, name, place in parts]
     (about / "entry_points.txt").write_text("\n".join(lines))
     if text is None:
         shutil.copy(SOURCES / f"{module}.py", folder)

@@ -13,16 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from fluxcube.errors import ConfigError
 from fluxcube.extensions import Extended, Extension
 from fluxcube.sources.towers.archives import Location
-
-if TYPE_CHECKING:
-    from fluxcube.sources.towers.readers import Reader
 
 #: Resolutions (as file names write them) of half-hourly and hourly tables, and of daily tables.
 HOURLY_TABLES, DAILY_TABLE = ("HH", "HR"), "DD"
@@ -81,7 +78,7 @@ class Network:
     products: tuple[str, ...] = ()
     product: str = ""
     resolution: str = ""
-    reader: str | Reader | None = None
+    reader: str | object | None = None
     daily: bool = False
     daily_quality: bool = True
     why_no_days: str = ""

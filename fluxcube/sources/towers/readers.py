@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import xarray as xr
@@ -210,13 +210,13 @@ def reader_of_network(network: Network) -> Reader:
         If no reader is registered by the name that the network has for it.
     """
     if network.reader is not None and not isinstance(network.reader, str):
-        return network.reader
+        return cast(Reader, network.reader)
     if network.reader not in _READERS:
         raise ConfigError(
             f"network {network.name!r}: there is no reader {network.reader!r}; add it with register_reader, or use one "
             f"of {', '.join(_READERS)}"
         )
-    return _READERS[network.reader]
+    return _READERS[str(network.reader)]
 
 
 class StampedReader(Reader):
