@@ -47,4 +47,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache demo dist docs/_build docs/reference
+	rm -rf .venv .venv-lowest .mypy_cache demo docs/_build docs/reference dist

@@ -57,7 +57,7 @@ def modis(
 
     Example: `fluxcube fetch modis modis/ --at-sites sites.csv --years 2015-2018 --plan`.
     """
-    from fluxcube.fetch.modis_fetch import modis as fetch_modis
+    from fluxcube.fetch import modis as fetch_modis
 
     with bar("modis") as progress:
         result = fetch_modis(

@@ -53,8 +53,8 @@ def towers(
     Example: `fluxcube fetch towers raw/ --igbp DBF --years 2015-2020 --plan`, then without `--plan`, then
     `fluxcube build raw/ carbonsense.zarr`.
     """
+    from fluxcube.fetch import towers as fetch_towers
     from fluxcube.fetch.items import Plan
-    from fluxcube.fetch.towers_fetch import towers as fetch_towers
 
     with bar("fetch") as progress:
         result = fetch_towers(

@@ -33,7 +33,6 @@ from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.towers import predict
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.maps.workers import local_workers
-from fluxcube.models.ecoperceiver import EcoPerceiverConfig
 from fluxcube.plotting.maps import plot_map
 from fluxcube.simulation import Planet, truth, write_raw
 from fluxcube.stores.files import names_disk_errors, write_csv, write_text
@@ -44,6 +43,8 @@ from fluxcube.training.run import Run
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from fluxcube.models.ecoperceiver import EcoPerceiverConfig
 
 #: Predictors that towers and reanalysis both have. Their trailing means inform a model of the weather of past weeks.
 PREDICTORS = ("DOY", "TOD", "TA", "SW_IN", "VPD", "P", "SW_IN_POT")
@@ -329,6 +330,8 @@ def _ecoperceiver(quick: bool) -> tuple[EcoPerceiverConfig, TrainingConfig]:
     With few towers and little time, a short band (16 hours), smooth features (4 frequencies) and no dropout are best.
     The settings were chosen on maps of a planet with another seed (7) than those that are reported.
     """
+    from fluxcube.models.ecoperceiver import EcoPerceiverConfig  # needs torch, which xgboost alone does not
+
     config = replace(EcoPerceiverConfig.small(), frequencies=4, summary=128)
     training = TrainingConfig(
         epochs=3, windows_per_epoch=14000, batch_size=16, warmup_epochs=0.25, ema=0.995, keep="last"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from fluxcube.errors import missing_package
+
 if TYPE_CHECKING:
     from fluxcube.fetch.era5_fetch import era5 as era5
     from fluxcube.fetch.era5_fetch import era5_land as era5_land
@@ -31,7 +33,11 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name not in _PUBLIC:
             raise AttributeError(f"module 'fluxcube.fetch' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+        try:
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        except ModuleNotFoundError as error:
+            extra = f"fetch-{name.partition('_')[0]}"
+            raise missing_package(str(error.name), extra, f"fluxcube.fetch.{name}") from None
 
 
 def __dir__() -> list[str]:

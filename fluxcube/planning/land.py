@@ -36,7 +36,7 @@ def land_cells(resolution: float, bbox: tuple[float, float, float, float]) -> np
         from rasterio.features import rasterize
         from rasterio.transform import from_origin
     except ImportError:
-        raise missing_package("rasterio", "sources", "counting land cells") from None
+        raise missing_package("rasterio", "grid", "counting land cells") from None
     west, south, east, north = bbox
     shape = (max(1, round((north - max(south, SOUTH)) / resolution)), max(1, round((east - west) / resolution)))
     # Outlines that cross 180 degrees are cut there: a part is closed along that meridian.

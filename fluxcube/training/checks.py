@@ -11,6 +11,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SplitError, missing_package, to_type, unknown
 from fluxcube.models import registry
+from fluxcube.models.treedevice import xgboost_package
 from fluxcube.resolution import DAILY, QualityLimit, check_resolution, resolution_of
 from fluxcube.samples.features import CHIP_PIXELS
 from fluxcube.samples.splits import Split
@@ -70,6 +71,8 @@ def check_training(cube: xr.Dataset, model: str, training: TrainingConfig, targe
             f"filled_weight={training.filled_weight} is the weight of gap-filled hours, and the cube is daily: leave "
             "it out; the weight of a day is its measured or well filled share."
         )
+    if model == "xgboost":
+        xgboost_package()
     if not registry.by_descent(model):
         return
     if training.tensorboard and importlib.util.find_spec("tensorboard") is None:
