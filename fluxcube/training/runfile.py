@@ -118,6 +118,8 @@ def _checked(path: Path, name: str, value: Any) -> Any:
     kind = str if name in _NAMES else int
     values = [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
     values = [values] if isinstance(values, int) else values
+    if kind is int and isinstance(value, str) and all(one.isdecimal() for one in values):
+        values = [int(one) for one in values]
     if not isinstance(values, list) or not all(isinstance(one, kind) for one in values):
         raise ConfigError(f"{path}: {name} must be a list of {kind.__name__}, found {value!r}.")
     return tuple(values)

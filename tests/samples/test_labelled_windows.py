@@ -1,23 +1,14 @@
-"""Labels for a training loop of one's own, and the Lightning data module: the windows and losses of `fit`."""
+"""Labels for a training loop of one's own, and the Lightning data module."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-from training_helpers import FAST, TARGETS, TINY, small_cube
+from training_helpers import TARGETS, small_cube
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError, MissingPackageError
-from fluxcube.models import registry
-from fluxcube.models.base import Batch
-from fluxcube.resolution import HOURLY
-from fluxcube.samples.loader import LabelledWindows
 from fluxcube.samples.splits import Split
-from fluxcube.samples.towers import cube_spec, load_towers
-from fluxcube.training.callbacks import Callback
-from fluxcube.training.plan import sizes_of
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # tests run beside each other
@@ -54,33 +45,6 @@ def test_labels_are_the_fluxes_without_gaps_and_scaled(cube, split):
     np.testing.assert_allclose(np.nanstd(fluxes, 0), 1, atol=1e-3)
     with pytest.raises(ConfigError, match="targets: the spec has its own"):
         fc.load_windows(cube, labelled.spec, targets="NEE", **options)
-
-
-class First(Callback):
-    """Keeps the loss of the first step, before any weight changed."""
-
-    loss = None
-
-    def on_step(self, row):
-        self.loss = row["loss"] if self.loss is None else self.loss
-
-
-def test_the_windows_and_the_loss_are_those_of_fit(cube, split, tmp_path):
-    config = dataclasses.replace(TINY, dropout=0.0)
-    training = dataclasses.replace(FAST, epochs=1, windows_per_epoch=16, val_windows=16)
-    first = First()
-    options = {"config": config, "split": split, "target": TARGETS, "bands": (), "seed": 4}
-    run = fc.fit(cube, out=tmp_path / "run", training=training, callbacks=[first], **options)
-    limit = HOURLY.limit(1)
-    spec = cube_spec(cube, split.train, targets=TARGETS, bands=(), bounds="ours", limit=limit)
-    torch.manual_seed(4)
-    model = registry.build("ecoperceiver", config, sizes_of(spec))
-    settings = {"length": model.training_length, "emits": model.supervised, "stride": model.training_stride}
-    towers = load_towers(cube, split.train, spec, limit).scaled()
-    (batch,) = LabelledWindows(towers, **settings, batch_size=16, limit=16, seed=4).loader()
-    with torch.no_grad():
-        assert float(masked_error(model(Batch.of(batch)), batch)) == pytest.approx(first.loss, rel=1e-5)
-    assert run.history[0]["loss"] == pytest.approx(first.loss)
 
 
 def test_a_plain_loop_learns(cube, split):
