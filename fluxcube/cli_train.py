@@ -23,6 +23,7 @@ from fluxcube.terminal import (
     names,
     quality_options,
 )
+from fluxcube.training.callbacks import Callback
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -135,8 +136,8 @@ def train(
 ) -> None:
     """Train a model; the same command continues a run that was stopped.
 
-    Example: `fluxcube train carbonsense.zarr runs/eco --predictors grid --memory-days 1,7,30`; with `--dry-run` first, to
-    see how long it takes. `fluxcube train --config runs/eco/run.toml` repeats or resumes a run. On several GPUs:
+    Example: `fluxcube train carbonsense.zarr runs/eco --predictors grid --memory-days 1,7,30`; with `--dry-run` first,
+    to see how long it takes. `fluxcube train --config runs/eco/run.toml` repeats or resumes a run. On several GPUs:
     `torchrun --nproc-per-node 4 --no-python fluxcube train carbonsense.zarr runs/eco --preset published`, with
     `--set training.effective_batch=4096` or any other field of `TrainingConfig`.
     """
@@ -173,7 +174,7 @@ def train(
         "log": log or None,
     }
     options = _configured(options if config is None else _with_file(context, options, config), settings or ())
-    cube = open_carbonsense(options.pop("store"))
+    cube = open_carbonsense(str(options.pop("store")))
     options["overwrite"] = overwrite
     if dry_run:
         _foretell(cube, options)
@@ -246,7 +247,7 @@ def _fit(cube: xr.Dataset, options: dict[str, Any]) -> None:
     typer.echo(f"{without_secrets(str(done.path))}: {done.summary}")
 
 
-class Announcement:
+class Announcement(Callback):
     """A callback that writes from where a run is resumed."""
 
     def on_start(self, about: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ ONLY_IN_THE_SHELL = {
     "allow_missing": "an argument of predict",
     "allow_other_product": "an argument of predict",
     "plan": "plan_maps",
-    "verbose": "logging of Python",
+    "dry_run": "plan_training",
     "format": "how a table is printed",
     "verbose": "messages of libraries on a terminal",
     "koppen": "a coordinate of the forcing in Python",

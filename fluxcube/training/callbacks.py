@@ -34,6 +34,7 @@ class Callback(Protocol):
             (None without gradient descent), and ``resumed``: None for a new run, or the finished ``epochs``, ``steps``
             of the next epoch and ``updates`` of a network, or the ``rounds`` of trees.
         """
+        return None
 
     def on_step(self, row: Mapping[str, Any]) -> None:
         """A step of gradient descent was made.
@@ -43,6 +44,7 @@ class Callback(Protocol):
         row : dict
             ``update`` (number of the step in the run, from 1), ``loss`` and ``lr``.
         """
+        return None
 
     def on_validation(self, row: Mapping[str, Any]) -> None:
         """An epoch was scored on the validation towers, or a model without epochs is trained.
@@ -52,6 +54,7 @@ class Callback(Protocol):
         row : dict
             The line of ``log.csv``: ``epoch``, ``loss``, ``val_nse_<target>``, ``lr`` and so on.
         """
+        return None
 
     def on_end(self, about: Mapping[str, Any]) -> None:
         """The run is complete, or was stopped by a signal or an error.
@@ -61,6 +64,7 @@ class Callback(Protocol):
         about : dict
             ``state``, "complete" or "stopped", and ``summary``: one line on the result, or the error.
         """
+        return None
 
 
 def check_callbacks(callbacks: Sequence[object]) -> tuple[object, ...]:
