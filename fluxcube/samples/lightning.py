@@ -64,7 +64,7 @@ class WindowsDataModule(_Base):
             raise missing_package("lightning", "lightning", "WindowsDataModule")
         super().__init__()
         self.cube, self.split, self.options = as_cube(cube), split, options
-        self.names = {"targets": targets, "predictors": predictors}
+        self.names: dict[str, Any] = {"targets": targets, "predictors": predictors}
         self.train: Windows | None = None
         self.val: Windows | None = None
         self.test: Windows | None = None
