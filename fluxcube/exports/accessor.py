@@ -141,7 +141,7 @@ class FluxcubeAccessor:
         >>> from fluxcube.simulation.example import example_cube
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     [path.name for path in example_cube(sites=1).fluxcube.to_sites(folder)]
-        ['US-Aaa_HR_2018-2018.csv', 'sites.csv', 'variables.csv']
+        ['XX-S00_HR_2018-2018.csv', 'sites.csv', 'variables.csv']
         """
         return sites.write_sites(self._ds, folder, format=format, overwrite=overwrite, progress=progress)
 
