@@ -121,10 +121,21 @@ def _installed(path: tuple[tuple[str, float], ...], folder: str, requested: str)
         excluded = ""
     found: dict[str, list[Extension]] = {}
     for package in importlib.metadata.distributions(path=[one for one, _ in path]):
-        if os.path.realpath(str(package.locate_file(""))) != excluded:
-            found.setdefault(package.name or "", _of_package(package))  # the first one on the path is imported
+        name = _name_of(package)
+        if name and name not in found and os.path.realpath(str(package.locate_file(""))) != excluded:
+            found[name] = _of_package(package)  # the first one on the path is imported
     every = (one for group in found.values() for one in group)
     return tuple(sorted(every, key=lambda one: (KINDS.index(one.kind), one.package, one.name)))
+
+
+def _name_of(package: Distribution) -> str | None:
+    """Return the name of a package; None of what an interrupted installation left, which has no metadata."""
+    try:
+        return package.name
+    except (
+        FileNotFoundError
+    ):  # importlib_metadata, which other packages bring, raises it; the standard library does not
+        return None
 
 
 def _of_package(package: Distribution) -> list[Extension]:
