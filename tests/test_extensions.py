@@ -222,6 +222,12 @@ def test_packages_in_the_current_folder_are_ignored(beside, monkeypatch, tmp_pat
     assert [one.name for one in extensions.installed()] == ["tiny"]
 
 
+def test_what_an_interrupted_installation_left_is_passed_over(beside, tiny):
+    (beside / "half-1.0.dist-info").mkdir()
+    forget()
+    assert [one.name for one in extensions.installed()] == ["tiny"]
+
+
 # A network.
 
 
