@@ -58,7 +58,7 @@ class FluxcubeAccessor:
         A cube or forcing becomes one array a variable, as `to_variables` returns it. Units are those of UDUNITS
         (``g m-2 d-1``, with the substance in the attribute ``mass_of``), flags are integers, text labels of a dimension
         such as ``site`` become an auxiliary coordinate (``site_name``), and what NetCDF attributes cannot contain is
-        JSON text. `fluxcube.open_maps` opens files of maps again, `open_netcdf_export` all of them.
+        JSON text. `fluxcube.open_maps` opens files of maps again, `xarray.open_dataset` every file.
 
         Parameters
         ----------
