@@ -18,6 +18,7 @@ from fluxcube.errors import ConfigError, to_type, unknown
 from fluxcube.parsing import read_text
 from fluxcube.sources.towers.anycsv import header_of
 from fluxcube.sources.towers.table import read_table
+from fluxcube.sources.towers.tableunits import without_unit
 from fluxcube.variables import COMPUTED
 from fluxcube.variables import table as variable_table
 
@@ -31,9 +32,12 @@ OPTIONS = (
 _REQUIRED = ("site", "latitude", "longitude", "utc_offset", "columns", "units")
 #: Names of columns that are usual at towers, in lower case, besides those of the variable table.
 _USUAL = {
-    "tair": "TA", "t_air": "TA", "airtemp": "TA", "rg": "SW_IN", "swin": "SW_IN", "sw_in_f": "SW_IN", "rh": "RH",
-    "fc": "NEE", "co2_flux": "NEE", "nee_f": "NEE", "nee": "NEE", "precip": "P", "rain": "P", "pressure": "PA",
-    "wind_speed": "WS", "u*": "USTAR", "ustar": "USTAR", "le": "LE", "h": "H", "rn": "NETRAD", "tsoil": "TS_1",
+    "tair": "TA", "t_air": "TA", "airtemp": "TA", "air_temp": "TA", "air_temperature": "TA", "temp": "TA",
+    "temperature": "TA", "rg": "SW_IN", "swin": "SW_IN", "global_radiation": "SW_IN", "solar_radiation": "SW_IN",
+    "rh": "RH", "relative_humidity": "RH", "fc": "NEE", "co2_flux": "NEE", "co2flux": "NEE", "fco2": "NEE",
+    "nee": "NEE", "precip": "P", "precipitation": "P", "rain": "P", "rainfall": "P", "pressure": "PA",
+    "air_pressure": "PA", "wind_speed": "WS", "u*": "USTAR", "ustar": "USTAR", "le": "LE", "h": "H", "rn": "NETRAD",
+    "tsoil": "TS_1",
 }  # fmt: skip
 
 
@@ -182,8 +186,7 @@ def describe_site(path: str | os.PathLike) -> str:
     for name in names:
         if (variable := _guess(name)) and variable not in guesses:
             guesses[variable] = name
-    columns = [f"{variable} = {_quoted(name)}" for variable, name in guesses.items()]
-    units = [f"{variable} = {_quoted(variable_table()[variable].units)}" for variable in guesses]
+    others = [name for name in names if name not in guesses.values()]
     return "\n".join(
         [
             f"# {Path(path).name}: columns {', '.join(names)}",
@@ -194,24 +197,42 @@ def describe_site(path: str | os.PathLike) -> str:
             "# utc_offset = 1       # hours east of UTC of the times, standard time",
             '# igbp = "GRA"',
             '# stamp = "end"        # whether a time is the start, middle or end of its period',
+            "# Only if the column of times has another name than usual: its name, or those of date and clock:",
+            '## time = ["date", "clock"]',
             "",
+            *_columns(others),
             "[columns]",
-            *columns,
+            *(f"{variable} = {_quoted(name)}" for variable, name in guesses.items()),
             "",
             "[units]",
-            *units,
+            *(f"{variable} = {_quoted(_unit(variable, name))}" for variable, name in guesses.items()),
             "",
         ]
     )
 
 
+def _columns(others: Sequence[str]) -> list[str]:
+    """Return lines on columns for which nothing is guessed."""
+    if not others:
+        return []
+    return [
+        f"# Not recognised: {', '.join(others)}.",
+        '# Add those that you need, each with its unit, e.g. NEE = "Fc", and in [units] NEE = "umol m-2 s-1".',
+    ]
+
+
 def _guess(name: str) -> str | None:
     """Return the variable that a column probably contains."""
-    lower = name.strip().lower()
+    bare = without_unit(name)[0].strip().lower().replace(" ", "_")
     for variable, row in variable_table().items():
-        if variable not in COMPUTED and lower in {variable.lower(), *map(str.lower, row.aliases)}:
+        if variable not in COMPUTED and bare in {variable.lower(), *map(str.lower, row.aliases)}:
             return variable
-    return _USUAL.get(lower)
+    return _USUAL.get(bare.removesuffix("_f"))
+
+
+def _unit(variable: str, column: str) -> str:
+    """Return the unit that a column's name states, else that of the variable table."""
+    return without_unit(column)[1] or variable_table()[variable].units
 
 
 def _quoted(text: str) -> str:

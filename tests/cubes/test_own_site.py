@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,15 @@ def test_describe_edit_plan_and_add_from_the_shell(csv, call):
         "add --overwrite to replace it"
         in call("add-site my.csv carbonsense.zarr --declaration site.toml --site XX-New")[0]
     )
+
+
+def test_a_declaration_takes_units_from_names_and_lists_what_is_not_recognised(tmp_path):
+    (tmp_path / "own.csv").write_text("when,Temp (K),VPD_kPa,Rg,Licht\n2020-06-01 00:30,280,1,0,0\n", "utf-8")
+    text = describe_site(tmp_path / "own.csv")
+    declared = tomllib.loads(text)
+    assert declared["columns"] == {"TA": "Temp (K)", "VPD": "VPD_kPa", "SW_IN": "Rg"}
+    assert declared["units"] == {"TA": "K", "VPD": "kPa", "SW_IN": "W m-2"}
+    assert "# Not recognised: when, Licht." in text
 
 
 @pytest.mark.parametrize(

@@ -107,15 +107,23 @@ def check_units_in_names(table: Table, columns: Mapping[str, str], units: Mappin
         If a unit is another one than passed. Brackets that contain no known unit are not checked.
     """
     for name, column in columns.items():
-        match = _IN_NAME.search(column)
-        text = (match[1] or match[2]).strip() if match else ""
-        # A single letter or a word such as min may be something else than a unit.
-        if (
-            (len(text) > 1 or text in ("K", "C", "%"))
-            and text.lower() not in _AGGREGATIONS | _UNSTATED
-            and is_unit(text)
-        ):
+        if text := without_unit(column)[1]:
             _compare(text, units[name], name, f"{table.path}, line {table.line}, column {column}")
+
+
+def without_unit(column: str) -> tuple[str, str]:
+    """Return the name of a column without the unit at its end, and that unit; empty if none that is known is there.
+
+    Examples
+    --------
+    >>> without_unit("VPD_kPa"), without_unit("NEE (umol m-2 s-1)"), without_unit("Rg")
+    (('VPD', 'kPa'), ('NEE', 'umol m-2 s-1'), ('Rg', ''))
+    """
+    match = _IN_NAME.search(column)
+    text = (match[1] or match[2]).strip() if match else ""
+    # A single letter or a word such as min may be something else than a unit.
+    stated = (len(text) > 1 or text in ("K", "C", "%")) and text.lower() not in _AGGREGATIONS | _UNSTATED
+    return (column[: match.start()].strip(), text) if match and stated and is_unit(text) else (column, "")
 
 
 def _compare(text: str, unit: str, name: str, where: str) -> None:
