@@ -24,7 +24,7 @@ def data(planet_files, cube_store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name in ("demo", "regional_map", "global_map_025", "global_map_005", "era5_forcing", "tower_chips"):
         (folder / name).mkdir()
-    for name in ("carbonsense.zarr", "demo/cube.zarr", "tower_chips/chips.zarr"):
+    for name in ("carbonsense.zarr", "demo/carbonsense.zarr", "tower_chips/chips.zarr"):
         (folder / name).symlink_to(cube_store)
     fc.build_carbonsense(planet_files / "towers", folder / "daily.zarr", resolution="daily", sites=["US-Zgr"])
     (folder / "carbonsense_daily.zarr").symlink_to(folder / "daily.zarr")
