@@ -121,10 +121,19 @@ def _installed(path: tuple[tuple[str, float], ...], folder: str, requested: str)
         excluded = ""
     found: dict[str, list[Extension]] = {}
     for package in importlib.metadata.distributions(path=[one for one, _ in path]):
-        if os.path.realpath(str(package.locate_file(""))) != excluded:
-            found.setdefault(package.name or "", _of_package(package))  # the first one on the path is imported
+        name = _name(package)
+        if name and os.path.realpath(str(package.locate_file(""))) != excluded:
+            found.setdefault(name, _of_package(package))  # the first one on the path is imported
     every = (one for group in found.values() for one in group)
     return tuple(sorted(every, key=lambda one: (KINDS.index(one.kind), one.package, one.name)))
+
+
+def _name(package: Distribution) -> str:
+    """Return the name of a package; "" of one whose metadata are lost, as an interrupted installation leaves it."""
+    try:
+        return package.name or ""
+    except FileNotFoundError:  # by importlib_metadata, which replaces the standard finder once a library imports it
+        return ""
 
 
 def _of_package(package: Distribution) -> list[Extension]:
