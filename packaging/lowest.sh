@@ -22,4 +22,4 @@ uv=("$folder/bin/uv" pip)
   --extra all --extra test --no-header pyproject.toml -o "$folder/lowest.txt"
 "${uv[@]}" install -q --python "$folder/bin/python" "${links[@]}" -r "$folder/lowest.txt"
 "${uv[@]}" install -q --python "$folder/bin/python" --no-deps -e .
-OMP_NUM_THREADS=1 "$folder/bin/python" -m pytest -n 2 --assert=plain "$@"
+OMP_NUM_THREADS=1 "$folder/bin/python" -m pytest -n 2 --assert=plain -W default "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import logging
@@ -81,6 +82,19 @@ def train(cube, out, **options):
 
 
 # A model.
+
+
+def test_a_package_whose_metadata_are_lost_is_passed_over(tiny, beside, monkeypatch):
+    whole = importlib.metadata.Distribution.name
+
+    def name(package):  # as importlib_metadata has it, which mlflow and others import
+        if package.read_text("METADATA") is None:
+            raise FileNotFoundError("No package metadata was found.")
+        return whole.fget(package)
+
+    monkeypatch.setattr(importlib.metadata.PathDistribution, "name", property(name), raising=False)
+    (beside / "lost-1.0.dist-info").mkdir()
+    assert "tiny" in [one.name for one in extensions.installed("models")]
 
 
 def test_the_model_takes_its_author_forty_lines():

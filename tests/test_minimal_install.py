@@ -34,11 +34,11 @@ CASES = (
     ("matplotlib", "animate {maps} new/map.gif", "plot"),
     ("netCDF4", "export {maps} new/maps.nc", "grid"),
     ("rasterio", "export {maps} new/maps.tif --variable NEE", "grid"),
-    ("requests", "fetch towers new/raw --sites DE-Tha --plan", "fetch"),
+    ("requests", "fetch towers new/raw --sites DE-Tha --plan", "fetch-towers"),
     (
         "requests",
         "fetch era5 --out new/era5 --bbox 5,45,6,46 --years 2018 --endpoint http://localhost:9",
-        "fetch",
+        "fetch-era5",
     ),
     ("requests", "fetch modis new/modis --bbox 5,45,6,46 --years 2018 --plan", "fetch-modis"),
     ("s3fs", "inspect s3://bucket/carbonsense.zarr", "s3"),

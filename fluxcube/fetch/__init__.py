@@ -33,10 +33,13 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name not in _PUBLIC:
             raise AttributeError(f"module 'fluxcube.fetch' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+        extra = f"fetch-{name.partition('_')[0]}"
         try:
+            if not name.startswith("era5"):  # clouds need no requests
+                import requests  # noqa: F401  (the modules that all share do not know for what they are imported)
+
             return getattr(importlib.import_module(_PUBLIC[name]), name)
         except ModuleNotFoundError as error:
-            extra = f"fetch-{name.partition('_')[0]}"
             raise missing_package(str(error.name), extra, f"fluxcube.fetch.{name}") from None
 
 

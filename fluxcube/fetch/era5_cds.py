@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
+
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, missing_package
 from fluxcube.fetch import http
 from fluxcube.fetch.addresses import credentials_in, hidden, hide_credentials, public, public_text
@@ -24,11 +26,6 @@ from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.items import Item, duration_text
 from fluxcube.fetch.ledger import Ledger
 from fluxcube.fetch.sending import new_session, reason
-
-try:
-    import requests
-except ImportError:
-    raise missing_package("requests", "fetch-era5", "fetching ERA5") from None
 
 _log = logging.getLogger(__name__)
 

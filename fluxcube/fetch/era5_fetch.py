@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from fluxcube.errors import ConfigError, unknown
+from fluxcube.errors import ConfigError, missing_package, unknown
 from fluxcube.fetch.era5_cloud import copy, plan_copy
 from fluxcube.fetch.era5_regions import region_box
 from fluxcube.fetch.era5_request import (
@@ -250,6 +250,10 @@ def fetch_order(
     plan, ordered = _prepared(Path(out), order, jobs)
     if not plan.missing:  # no account is needed
         return fetch_all(plan, out, _nothing, progress=progress)
+    try:
+        import requests  # noqa: F401  (the modules that all share do not know for what they are imported)
+    except ImportError:
+        raise missing_package("requests", "fetch-era5", "fetching ERA5") from None
     from fluxcube.fetch.era5_cds import DataStore
 
     store, ledger = DataStore(3600.0 * timeout_hours, endpoint), Ledger(out)
