@@ -23,15 +23,15 @@ from fluxcube.sources.products.table import products
 from fluxcube.sources.towers.networks import networks
 from fluxcube.variables import COMPUTED, Variable, table
 
-#: Heading of a group of public functions, and the first parts of the modules that define them.
+#: Heading of a group of public functions, and the modules or packages that define them; the first that fits is taken.
 GROUPS = {
     "Towers and their files": ("inventory", "knownsites", "sources"),
     "Cubes and forcing": ("variables", "cubes", "catalog"),
-    "Samples and training": ("samples", "training", "distillation"),
+    "Samples and training": ("samples", "training", "distillation", "planning.training"),
     "Predictions": ("inference",),
     "Maps": ("maps", "planning"),
     "Scores and reports": ("evaluation", "reports"),
-    "Figures": ("plotting",),
+    "Figures": ("plotting", "figures"),
     "Further functions": (),
 }
 
@@ -147,8 +147,10 @@ def _group(name: str, module: str) -> str:
         return "Fetching: fluxcube.fetch"
     if name.startswith("fluxcube.scores."):
         return "Scores of labelled arrays: fluxcube.scores"
-    part = module.split(".")[1]
-    return next((group for group, parts in GROUPS.items() if part in parts), "Further functions")
+    inside = f"{module.removeprefix('fluxcube.')}."
+    return next(
+        (g for g, parts in GROUPS.items() if any(inside.startswith(f"{p}.") for p in parts)), "Further functions"
+    )
 
 
 def _summary(value: object) -> str:
