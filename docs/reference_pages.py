@@ -48,7 +48,7 @@ CLASSES = (
     "fluxcube.inference.predictor.Predictor",
     "fluxcube.inference.options.PredictionOptions",
     "fluxcube.planning.maps.MapPlan",
-    "fluxcube.schema.FluxcubeAccessor",
+    "fluxcube.exports.accessor.FluxcubeAccessor",
 )
 
 Pages = dict[str, str]

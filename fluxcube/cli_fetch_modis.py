@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fluxcube.terminal import bar, box, names
+from fluxcube.terminal import PlanForm, bar, box, check_plan_form, names, show_plan
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -52,6 +52,7 @@ def modis(
     endpoint: Annotated[
         str | None, typer.Option(help="Address of a mirror or test server of the service; default: the service's own.")
     ] = None,
+    form: PlanForm = "table",
 ) -> None:
     """Fetch MODIS around sites, or of an area; the same command continues a stopped fetch.
 
@@ -59,6 +60,7 @@ def modis(
     """
     from fluxcube.fetch import modis as fetch_modis
 
+    check_plan_form(form, plan)
     with bar("modis") as progress:
         result = fetch_modis(
             out,
@@ -77,4 +79,7 @@ def modis(
             wait_hours=wait_hours,
             endpoint=endpoint,
         )
-    typer.echo(f"{out}: {len(result)} files" if isinstance(result, list) else result.text())
+    if isinstance(result, list):
+        typer.echo(f"{out}: {len(result)} files")
+    else:
+        show_plan(result, form)

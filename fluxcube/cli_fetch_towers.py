@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluxcube.terminal import bar, box, names
+from fluxcube.terminal import PlanForm, bar, box, check_plan_form, names, show_plan
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -47,6 +47,7 @@ def towers(
     endpoint: Annotated[
         str | None, typer.Option(help="Address of a mirror or test server of the services; default: their own.")
     ] = None,
+    form: PlanForm = "table",
 ) -> None:
     """Fetch archives of flux towers; the same command continues a stopped fetch.
 
@@ -56,6 +57,7 @@ def towers(
     from fluxcube.fetch import towers as fetch_towers
     from fluxcube.fetch.items import Plan
 
+    check_plan_form(form, plan)
     with bar("fetch") as progress:
         result = fetch_towers(
             out,
@@ -75,6 +77,6 @@ def towers(
             endpoint=endpoint,
         )
     if isinstance(result, Plan):
-        typer.echo(result.text())
+        show_plan(result, form)
     else:
         typer.echo(f"{out}: {len(result)} files; licence and citations in {out / 'LICENCE.md'}")

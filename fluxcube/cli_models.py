@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.terminal import AllowMissing, MaxQc, MinQuality, Overwrite, bar, quality_options
+from fluxcube.terminal import AllowMissing, Format, MaxQc, MinQuality, Overwrite, bar, quality_options, show_table
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
@@ -50,6 +50,7 @@ def calibrate(
     min_quality: MinQuality = None,
     drivers: Annotated[str, typer.Option(help="Source of the predictors: tower, or e.g. era5.")] = "tower",
     allow_missing: AllowMissing = False,
+    form: Format = "table",
 ) -> None:
     """Calibrate the standard deviations of a run on towers that were held out from runs of the same kind.
 
@@ -60,7 +61,7 @@ def calibrate(
     from fluxcube.catalog import open_carbonsense
     from fluxcube.cubes.drivers import use_drivers
     from fluxcube.evaluation.calibration import calibrate as calibrate_run
-    from fluxcube.evaluation.calibration import check_folder, coverage_text, fold_predictor, predict_fold
+    from fluxcube.evaluation.calibration import check_folder, coverage_table, fold_predictor, predict_fold
     from fluxcube.inference.loading import load_model
     from fluxcube.resolution import quality_limit, resolution_of
     from fluxcube.stores.objects import place
@@ -76,7 +77,7 @@ def calibrate(
             parts.append(predict_fold(model, towers, progress, allow_missing=allow_missing))
     predictions = xr.concat(parts, "site", combine_attrs="drop_conflicts") if len(parts) > 1 else parts[0]
     found = calibrate_run(run, cube, predictions, **limits)
-    typer.echo(coverage_text(found))
+    show_table(coverage_table(found), form)
 
 
 def models_by_name(

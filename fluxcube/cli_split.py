@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.terminal import Overwrite, Seed, check_output_file
+from fluxcube.terminal import Format, Overwrite, Seed, check_output_file, show_table
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -41,12 +41,15 @@ def split(
     ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    form: Format = "table",
 ) -> None:
     """Split towers into training, validation and test towers, before any training.
 
     Example: `fluxcube split carbonsense.zarr folds.json --kind kfold --k 5 --seed 0`, then
     `fluxcube train carbonsense.zarr runs/eco-1 --split folds.json:1`.
     """
+    import pandas as pd
+
     from fluxcube.catalog import open_carbonsense
     from fluxcube.samples.splits import make_splits, save_folds
 
@@ -60,7 +63,9 @@ def split(
         splits[0].save(out)
     else:
         save_folds(splits, out)
-    for one in splits:
-        typer.echo(f"{one.kind}: {len(one.train)} train, {len(one.val)} val, {len(one.test)} test")
-        for note in one.notes:
-            typer.echo(f"  {note}", err=True)
+    places = [str(out)] if len(splits) == 1 else [f"{out}:{i}" for i in range(1, len(splits) + 1)]
+    counts = [(one.kind, len(one.train), len(one.val), len(one.test)) for one in splits]
+    rows = [(place, *count) for place, count in zip(places, counts, strict=True)]
+    show_table(pd.DataFrame(rows, columns=["split", "kind", "train", "val", "test"]), form)
+    for note in dict.fromkeys(note for one in splits for note in one.notes):
+        typer.echo(note, err=True)

@@ -145,7 +145,7 @@ def train(
     from fluxcube.resolution import DEFAULT
     from fluxcube.training.run import by_torchrun
 
-    options = {
+    options: dict[str, Any] = {
         "store": store,
         "out": run,
         "model": model,

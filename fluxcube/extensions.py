@@ -121,10 +121,18 @@ def _installed(path: tuple[tuple[str, float], ...], folder: str, requested: str)
         excluded = ""
     found: dict[str, list[Extension]] = {}
     for package in importlib.metadata.distributions(path=[one for one, _ in path]):
-        if os.path.realpath(str(package.locate_file(""))) != excluded:
-            found.setdefault(package.name or "", _of_package(package))  # the first one on the path is imported
+        if os.path.realpath(str(package.locate_file(""))) != excluded and (name := _name(package)):
+            found.setdefault(name, _of_package(package))  # the first one on the path is imported
     every = (one for group in found.values() for one in group)
     return tuple(sorted(every, key=lambda one: (KINDS.index(one.kind), one.package, one.name)))
+
+
+def _name(package: Distribution) -> str | None:
+    """Return the name of a package; None of one whose metadata are lost, as an interrupted `pip` leaves it behind."""
+    try:
+        return package.name
+    except (LookupError, OSError):  # newer versions of the library raise these, older ones return None
+        return None
 
 
 def _of_package(package: Distribution) -> list[Extension]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fluxcube.evaluation.sums import QualityOptions
+    from fluxcube.fetch.items import Plan
 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing output; without it nothing is replaced.")
@@ -72,6 +73,11 @@ Format = Annotated[
     Form, typer.Option("--format", help="Form of the table: table, md (Markdown), csv or json (every digit).")
 ]
 
+#: Form of a printed plan of a fetch, which `show_plan` prints.
+PlanForm = Annotated[
+    Form, typer.Option("--format", help="Form of --plan: table (a summary), or its files as md, csv or json.")
+]
+
 
 def show_table(frame: pd.DataFrame, form: Form = "table", *, notes: Sequence[str] = ()) -> None:
     """Print a table, its notes below it; of CSV and JSON only the table is on standard output.
@@ -92,6 +98,21 @@ def show_table(frame: pd.DataFrame, form: Form = "table", *, notes: Sequence[str
         typer.echo()
     for note in notes:
         typer.echo(printable(folded(note, width), keep="\n"), err=not whole)
+
+
+def show_plan(plan: Plan, form: Form = "table") -> None:
+    """Print what a fetch will take; in other forms than "table", the table of its files, with its size as a note."""
+    if form == "table":
+        typer.echo(plan.text())
+    else:
+        summary = [line for line in plan.text(max_items=0).splitlines() if not line.startswith(" ")]
+        show_table(plan.table(), form, notes=summary)
+
+
+def check_plan_form(form: Form, plan: bool) -> None:
+    """Refuse a form of the plan where none is printed (ConfigError)."""
+    if form != "table" and not plan:
+        raise ConfigError(f"--format {form} is the form of a plan: add --plan, or leave it out.")
 
 
 def check_output_file(path: Path) -> None:

@@ -63,8 +63,8 @@ def test_runs_are_mixed_calibrated_described_and_scored(call, runs, cube):
     call("mix mixed-0 line-0 cycle-0 --overwrite")
     assert load_model(runs / "mixed-0").weights == (0.5, 0.5)
     assert "uncertainty of NEE: NEE_spread\n" in call("inspect mixed-0")
-    table = call("calibrate mixed-0 cube.zarr mixed-0 mixed-1")
-    assert re.search(r"\| NEE \| all \| [\d,]+ \| 12 \| \d+\.\d% \|", table) and "| GPP_NT | GRA |" in table
+    table = call("calibrate mixed-0 cube.zarr mixed-0 mixed-1 --format md")
+    assert re.search(r"\| NEE \| all \| [\d,]+ \| 12 \| \d+\.\d \|", table) and "| GPP_NT | GRA |" in table
     text = call("inspect mixed-0")
     assert "NEE_std = " in text and "* NEE_spread" in text and "sw-linear" in text and "area of applicability" in text
     scores = call("evaluate mixed-0 cube.zarr --draws 0 --format md")

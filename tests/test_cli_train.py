@@ -419,6 +419,7 @@ SPLIT = {
     "store": None,
     "out": None,
     "overwrite": None,
+    "form": None,
 }
 
 
@@ -435,6 +436,10 @@ def test_every_option_of_splitting_changes_the_split(done, call, cube, tmp_path)
         assert made[0] != made[1], name
     assert np.sort(load_folds(tmp_path / "s.json")[0].test).size
     assert "--overwrite" in call("split c s.json")[0]
+    _, out, _ = call("split c s.json --overwrite --kind kfold --k 3 --format csv")
+    folds = load_folds(tmp_path / "s.json")
+    rows = [f"s.json:{i},{f.kind},{len(f.train)},{len(f.val)},{len(f.test)}" for i, f in enumerate(folds, 1)]
+    assert out.splitlines() == ["split,kind,train,val,test", *rows]
 
 
 @pytest.mark.parametrize(

@@ -33,3 +33,25 @@ def test_terms_of_the_glossary_are_in_order():
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
 def test_a_picture_has_a_text_that_stands_for_it(page):
     assert not re.findall(r"!\[\s*\]\(", page.read_text("utf-8"))
+
+
+def described():
+    """Yield what the pages of the reference describe: modules, functions and classes, by their dotted names."""
+    yield from re.findall(r"^\.\. auto\w+:: (\S+)$", (DOCS / "modules.md").read_text("utf-8"), re.MULTILINE)
+    generator = (DOCS / "reference_pages.py").read_text("utf-8")
+    yield from re.findall(r'"(\S+)"', generator.split("CLASSES = (\n")[1].split("\n)")[0])
+
+
+def source(path):
+    """Return the file of a module; None if there is none."""
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+@pytest.mark.parametrize("name", list(described()))
+def test_what_the_reference_describes_is_where_it_says(name):
+    path = ROOT.joinpath(*name.split("."))
+    if source(path) is None:
+        last = path.name
+        pattern = rf"^(?:def|class) {last}\b|^{last}\b|\bimport .*\b{last}\b"
+        assert re.search(pattern, source(path.parent).read_text("utf-8"), re.MULTILINE), f"{name} is elsewhere"

@@ -222,6 +222,12 @@ def test_packages_in_the_current_folder_are_ignored(beside, monkeypatch, tmp_pat
     assert [one.name for one in extensions.installed()] == ["tiny"]
 
 
+def test_what_an_interrupted_installation_left_is_passed_over(beside, tiny):
+    (beside / "half-1.0.dist-info").mkdir()
+    forget()
+    assert [one.name for one in extensions.installed()] == ["tiny"]
+
+
 # A network.
 
 
@@ -387,3 +393,19 @@ def test_looking_for_packages_reads_no_file_of_the_folder(beside, tmp_path, monk
     install(beside, "tiny_model", {"models tiny": "Tiny"})
     registry.find("tiny")
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_an_interrupted_removal_leaves_behind_is_passed_over(beside):
+    (beside / "gone-1.0.dist-info").mkdir()  # without METADATA: newer libraries raise, older ones have no name
+    install(beside, "tiny_model", {"models tiny": "Tiny"})
+    assert [one.name for one in extensions.installed("models")] == ["tiny"]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, KeyError])
+def test_a_package_whose_metadata_cannot_be_read_has_no_name(error):
+    class Lost:
+        @property
+        def name(self):
+            raise error("Name")
+
+    assert extensions._name(Lost()) is None

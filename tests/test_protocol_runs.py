@@ -117,8 +117,8 @@ def test_the_commands_train_on_the_split_and_score_by_the_protocol(store, tmp_pa
         assert not ended.value.code, ended.value.code
         return capsys.readouterr().out
 
-    out = command("split", store, tmp_path / "split.json", "--kind", f"benchmark:{CARBONSENSE}")
-    assert out.startswith("carbonsense/v1: 4 train, 2 val, 3 test")
+    out = command("split", store, tmp_path / "split.json", "--kind", f"benchmark:{CARBONSENSE}", "--format", "csv")
+    assert out.endswith("split.json,carbonsense/v1,4,2,3\n")
     xgb = ("--model", "xgboost", "--set", "config.n_estimators=3", "--predictors", "TA,SW_IN", "--static", "")
     command("train", store, tmp_path / "x", "--split", f"benchmark:{CARBONSENSE}", "--seeds", 2, *xgb)
     page = command("evaluate", tmp_path / "x", store, "--protocol", CARBONSENSE, "--out", tmp_path / "out")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
+from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import unknown
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DRIVERS, driver_sources
@@ -24,12 +24,12 @@ _RATIO = 5.0
 _DEGREES = 15.0
 
 
-def compare_drivers(cube: xr.Dataset, name: str = ERA5) -> pd.DataFrame:
+def compare_drivers(cube: Cube, name: str = ERA5) -> pd.DataFrame:
     """Compare a source of drivers with the weather that the towers measured, in the time steps that both have.
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube with the array ``predictors_NAME``.
     name : str
         Name of the source.
@@ -56,6 +56,7 @@ def compare_drivers(cube: xr.Dataset, name: str = ERA5) -> pd.DataFrame:
     0  XX-S00       TA  degC  48   1.0
     1  XX-S01       TA  degC  48   1.0
     """
+    cube = as_cube(cube)
     if name not in driver_sources(cube):
         raise unknown("source of drivers of this cube (fluxcube.add_drivers adds one)", name, driver_sources(cube))
     labels = [str(label) for label in cube["variable"].values]

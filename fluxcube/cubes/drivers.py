@@ -10,21 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.driver_choice import choose_drivers
 from fluxcube.cubes.driver_comparison import ERA5, compare_drivers, doubts
 from fluxcube.cubes.driver_sources import DriverSource, JoinedDrivers, open_drivers
 from fluxcube.cubes.drivers_layout import drivers_attrs
 from fluxcube.cubes.layout import Place
-from fluxcube.errors import ConfigError, SourceError, unknown
+from fluxcube.cubes.selection import Cube, as_cube
+from fluxcube.errors import ConfigError, SourceError
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import (
     DRIVERS,
-    DRIVERS_MISSING,
-    DRIVERS_SITES,
-    DRIVERS_SOURCE,
     PARTS,
     TOWER,
     USED_DRIVERS,
-    driver_sources,
     validate_cube,
 )
 from fluxcube.sources.towers.codes import possible
@@ -137,7 +135,7 @@ def _stamp(time: object) -> np.datetime64:
 
 
 def add_drivers(
-    cube: xr.Dataset, source: DriverSource | Sequence[DriverSource], *, name: str = ERA5, sites: str = "some"
+    cube: Cube, source: DriverSource | Sequence[DriverSource], *, name: str = ERA5, sites: str = "some"
 ) -> xr.Dataset:
     """Return a tower cube with a second source of predictors, such as reanalysis at the towers.
 
@@ -146,7 +144,7 @@ def add_drivers(
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube, hourly or daily; it is not changed.
     source : path, xr.Dataset, pandas.DataFrame or sequence of these
         * a folder, zip or file with the reanalysis that publishers add to archives: ``..._ERAI_{HH,HR,DD}_...csv`` of
@@ -199,7 +197,7 @@ def add_drivers(
     >>> float(use_drivers(both, "era5").predictors.sel(site="XX-S00", variable="TA").mean())
     5.0
     """
-    validate_cube(cube)
+    cube = validate_cube(as_cube(cube))
     array = DRIVERS + check_name(name)
     if "normalized" in cube.attrs or cube.attrs.get(USED_DRIVERS, TOWER) != TOWER:
         raise ConfigError("expected a cube of the tower's own drivers in physical units: open it without options.")
@@ -292,12 +290,12 @@ def _placed(one: SiteDrivers | None, begin: int, shape: tuple[int, int]) -> np.n
     return out
 
 
-def use_drivers(cube: xr.Dataset, name: str) -> xr.Dataset:
+def use_drivers(cube: Cube, name: str) -> xr.Dataset:
     """Return a tower cube whose predictors are those of one of its sources of drivers.
 
     Parameters
     ----------
-    cube : xr.Dataset
+    cube : xr.Dataset, path or URL
         A tower cube, lazy or in RAM.
     name : str
         "tower", or a source that `fluxcube.add_drivers` or a build added, such as "era5".
@@ -328,51 +326,4 @@ def use_drivers(cube: xr.Dataset, name: str) -> xr.Dataset:
     >>> float((warmer.predictors - cube.predictors).sel(variable="TA").mean().round(3))
     1.0
     """
-    used = cube.attrs.get(USED_DRIVERS, TOWER)
-    if name == used:
-        return cube
-    if used != TOWER:
-        raise ConfigError(f"the predictors of this cube are drivers {used}: open the cube again with drivers={name!r}.")
-    known = driver_sources(cube)
-    if name not in known:
-        raise unknown("source of drivers of this cube (fluxcube.add_drivers adds one)", name, (TOWER, *known))
-    source = cube[DRIVERS + name]
-    labels = [str(label) for label in cube["variable"].values]
-    stay = [label in COMPUTED or _is_own(label, resolution_of(cube).name) for label in labels]
-    present = str(source.attrs.get("variables", " ".join(labels))).split()
-    missing = [label for label, stays in zip(labels, stay, strict=True) if not stays and label not in present]
-    arrays = _swapped(cube, source, xr.DataArray(np.array(stay), dims="variable"))
-    attrs = {USED_DRIVERS: name, DRIVERS_SOURCE: source.attrs.get("source", name)}
-    attrs |= {DRIVERS_SITES: source.attrs.get("sites", " ".join(map(str, cube["site"].values)))}
-    attrs |= {DRIVERS_MISSING: " ".join(missing)}
-    return cube.assign(arrays).drop_vars(DRIVERS + name).assign_attrs(attrs)
-
-
-def _is_own(name: str, resolution: str) -> bool:
-    """Return whether a variable is a predictor that the user declared."""
-    row = table(resolution).get(name)
-    return row is None or row.kind is not None
-
-
-def _swapped(cube: xr.Dataset, source: xr.DataArray, stay: xr.DataArray) -> dict[str, xr.DataArray]:
-    """Return the predictors of a source of drivers, and their flags or qualities and coverage, lazily."""
-    source, arrays = source.drop_vars(list(source.coords)), {}
-    present = source.notnull()
-    best = {"": source, "_qc": 0, "_coverage": 1, "_quality": 1}
-    for ending, value in best.items():
-        name = f"predictors{ending}"
-        if name in cube:
-            old = cube[name].drop_vars(list(cube[name].coords))
-            worst = old.dtype.type(PARTS[ending].fill)
-            scaled = value if ending != "_coverage" or old.dtype.kind == "f" else 100  # packed in percent
-            new = xr.where(stay, old, xr.where(present, scaled, worst)).transpose(*old.dims)
-            arrays[name] = new.astype(old.dtype).assign_attrs(cube[name].attrs)
-    return arrays
-
-
-def sites_without_drivers(cube: xr.Dataset) -> tuple[str, ...]:
-    """Return the towers without a value of the drivers that a cube uses; none where these are the towers' own."""
-    if cube.attrs.get(USED_DRIVERS, TOWER) == TOWER:
-        return ()
-    known = set(str(cube.attrs.get(DRIVERS_SITES, "")).split())
-    return tuple(str(site) for site in cube["site"].values if str(site) not in known)
+    return choose_drivers(as_cube(cube), name)

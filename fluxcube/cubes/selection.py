@@ -14,7 +14,7 @@ import xarray as xr
 
 import fluxcube.exports.accessor  # noqa: F401  (registers ds.fluxcube)
 from fluxcube.biomes import IGBP_NUMBERS
-from fluxcube.cubes.drivers import use_drivers
+from fluxcube.cubes.driver_choice import choose_drivers
 from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
 from fluxcube.errors import ConfigError, StoreError, to_type, unknown, without_secrets
@@ -129,7 +129,7 @@ def open_cube(
     check_limits(whole, selection.max_qc, selection.max_fill_days, selection.min_quality)
     chosen = _at_sites(whole, selection)
     spanned = _spanned(whole, chosen)
-    ds = use_drivers(validate_cube(_tidy(_selected(spanned, chosen, selection))), selection.drivers)
+    ds = choose_drivers(validate_cube(_tidy(_selected(spanned, chosen, selection))), selection.drivers)
     masks = (selection.max_qc, selection.max_fill_days, selection.min_quality)
     if not selection.normalized and all(limit is None for limit in masks):
         ds.encoding["source"] = without_secrets(str(store))  # as xarray's own openers do

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import dask
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from fluxcube.cubes.selection import Cube, as_cube
@@ -267,18 +268,23 @@ def _of_target(
     return found | ({"towers": [str(place["site"].values[i]) for i in np.unique(site)]} if found else {})
 
 
-def coverage_text(calibration: Mapping[str, Mapping]) -> str:
-    """Return the coverage of 80 % intervals as Markdown: one line for each target and class.
+def coverage_table(calibration: Mapping[str, Mapping]) -> pd.DataFrame:
+    """Return the coverage of 80 % intervals: one row for each target and class, and "all" for every class.
 
     Parameters
     ----------
     calibration : mapping
         As `calibrate` returns it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``target``, ``class``, ``hours``, ``sites`` and ``coverage of 80 % intervals (%)``.
     """
-    lines = ["| target | class | hours | sites | coverage of 80 % intervals |", "| --- | --- | ---: | ---: | ---: |"]
+    key, lines = f"{LEVEL:g}", []
     for name, found in calibration.items():
         whole = found.get("held_out", found["calibrated"])
-        rows = {"all": {"hours": found["hours"], "sites": found["sites"], f"{LEVEL:g}": whole[f"{LEVEL:g}"]}}
+        rows = {"all": {"hours": found["hours"], "sites": found["sites"], key: whole[key]}}
         for label, row in (rows | found["by_class"]).items():
-            lines.append(f"| {name} | {label} | {row['hours']:,} | {row['sites']} | {row[f'{LEVEL:g}']:.1%} |")
-    return "\n".join(lines)
+            lines.append((name, label, row["hours"], row["sites"], 100 * row[key]))
+    return pd.DataFrame(lines, columns=["target", "class", "hours", "sites", "coverage of 80 % intervals (%)"])

@@ -58,7 +58,7 @@ class FluxcubeAccessor:
         A cube or forcing becomes one array a variable, as `to_variables` returns it. Units are those of UDUNITS
         (``g m-2 d-1``, with the substance in the attribute ``mass_of``), flags are integers, text labels of a dimension
         such as ``site`` become an auxiliary coordinate (``site_name``), and what NetCDF attributes cannot contain is
-        JSON text. `fluxcube.open_maps` opens files of maps again, `open_netcdf_export` all of them.
+        JSON text. `fluxcube.open_maps` opens files of maps again, `xarray.open_dataset` every file.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class FluxcubeAccessor:
         >>> from fluxcube.simulation.example import example_cube
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     [path.name for path in example_cube(sites=1).fluxcube.to_sites(folder)]
-        ['US-Aaa_HR_2018-2018.csv', 'sites.csv', 'variables.csv']
+        ['XX-S00_HR_2018-2018.csv', 'sites.csv', 'variables.csv']
         """
         return sites.write_sites(self._ds, folder, format=format, overwrite=overwrite, progress=progress)
 

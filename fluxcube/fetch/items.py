@@ -11,9 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from fluxcube.errors import FetchError
 from fluxcube.fetch.addresses import public
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Files that fetch itself writes into a folder; the second name of the licence is used where the user has such a file.
 LEDGER, LOCK, LICENCE, STAGING = "fetch.jsonl", "fetch.lock", "LICENCE.md", ".fetching"
@@ -221,6 +225,13 @@ class Plan:
         if len(missing) > max_items:
             lines.append(f"  ... and {len(missing) - max_items} more")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def table(self) -> pd.DataFrame:
+        """Return the missing files: ``file``, ``bytes`` (missing if not known), and whether these are ``exact``."""
+        import pandas as pd
+
+        rows = [(item.name, item.size, item.exact) for item in self.missing]
+        return pd.DataFrame(rows, columns=["file", "bytes", "exact"]).astype({"bytes": "Int64"})
 
     def _size_text(self) -> str:
         unknown = sum(item.size is None for item in self.missing)

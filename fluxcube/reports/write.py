@@ -14,6 +14,7 @@ from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
 from fluxcube.evaluation.common_rows import OBSERVED
 from fluxcube.evaluation.sums import QualityOptions
+from fluxcube.maps.store import Maps, as_maps
 from fluxcube.reports import behaviour, context, paper, reference, scales, scores, towers
 from fluxcube.reports.evidence import Evidence, evidence_of
 from fluxcube.reports.folds import describe_splits, kind_of, scored_towers, seen_by
@@ -58,8 +59,8 @@ def report(
     cube: Cube,
     out: str | Path,
     *,
-    maps: Mapping[str, xr.Dataset] | None = None,
-    products: Mapping[str, xr.Dataset] | None = None,
+    maps: Mapping[str, Maps] | None = None,
+    products: Mapping[str, Maps] | None = None,
     split: str | Path | Split | Sequence[Split] | None = None,
     baselines: bool | Sequence[str] = False,
     part: str = "test",
@@ -89,9 +90,9 @@ def report(
     out : path
         Folder to write: ``report.html``, ``scores.csv``, ``scores.nc``, ``citations.bib``, ``tables/*.tex``,
         ``figures/*.png`` and ``*.svg``, and ``predictions/*.nc`` of the runs.
-    maps, products : mapping of str to xr.Dataset, optional
-        Maps (`fluxcube.open_maps`) and products (`fluxcube.open_product`) by label, which are sampled at the towers
-        (`fluxcube.sample_at_sites`).
+    maps, products : mapping of str to xr.Dataset, path or URL, optional
+        Maps and products by label, which are sampled at the towers (`fluxcube.sample_at_sites`). Paths are opened as
+        `fluxcube.open_maps` does; `fluxcube.open_product` has further options for products.
     split : path, Split or sequence of Split, optional
         Split, or folds, of predictions that are passed without their runs, for the leakage check and scored periods.
     baselines : bool or sequence of str
@@ -143,14 +144,15 @@ def report(
     if not models and not maps and not products:
         raise ConfigError("nothing to report: expected at least one model, map or product by label, found none.")
     quality_limit(resolution_of(cube), max_qc, min_quality, default=None)  # refused before anything is written
+    _check_labels([*models, *(maps or {}), *(products or {})])
+    grids = {label: as_maps(one) for label, one in {**(maps or {}), **(products or {})}.items()}
     folder = _prepared(Path(out), overwrite)
     options: dict[str, Any] = {"part": part, "allow_missing": allow_missing, "progress": progress}
-    _check_labels([*models, *(maps or {}), *(products or {})])
     gathered = {
         label: gather(label, one, cube, folder / "predictions", name=f"{i}-{slug(label)}", **options)
         for i, (label, one) in enumerate(models.items(), 1)
     }
-    gathered |= _sampled({**(maps or {}), **(products or {})}, cube)
+    gathered |= _sampled(grids, cube)
     passed = _splits(split)
     splits = passed or next((one.splits for one in gathered.values() if one.splits), ())
     if baselines:

@@ -24,7 +24,7 @@ from fluxcube.schema import validate_cube
 from fluxcube.stores.download import bucket_of
 from fluxcube.stores.objects import Bucket, place
 from fluxcube.stores.origin import origin
-from fluxcube.training.callbacks import Callback, Watch, check_callbacks
+from fluxcube.training.callbacks import Watch, check_callbacks
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.loggers import check_logs
 from fluxcube.training.plan import Plan, check_bag, make_plan
@@ -68,7 +68,7 @@ def fit(
     deterministic: bool | None = None,
     resume: bool = True,
     overwrite: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[object] = (),
     log: str | Sequence[str] | None = None,
     storage_options: Mapping[str, object] | None = None,
     progress: Callable[[int, int, str], None] | None = None,

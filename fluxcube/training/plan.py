@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.drivers import sites_without_drivers
+from fluxcube.cubes.driver_choice import sites_without_drivers
 from fluxcube.cubes.own import with_supplied
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry

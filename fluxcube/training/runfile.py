@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -110,8 +110,8 @@ def _checked(path: Path, name: str, value: Any) -> Any:
         if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
             words = " or ".join(kind.__name__ for kind in expected)
             raise ConfigError(f"{path}: {name} must be of type {words}, found {value!r}.")
-        if expected == (dict,):
-            return {key: None if one == NONE else one for key, one in cast(dict, value).items()}
+        if isinstance(value, dict):
+            return {key: None if one == NONE else one for key, one in value.items()}
         return None if name in ("max_qc", "min_quality") and value == "all" else value
     if name == "seeds" and isinstance(value, int):
         return value

@@ -14,9 +14,9 @@ import xarray as xr
 from daily_cubes import daily_cube
 
 import fluxcube as fc
+from fluxcube.cubes.driver_choice import sites_without_drivers
 from fluxcube.cubes.driver_comparison import doubts
-from fluxcube.cubes.drivers import sites_without_drivers
-from fluxcube.errors import ConfigError, SchemaError, SourceError, SplitError, UnknownNameError
+from fluxcube.errors import ConfigError, SchemaError, SourceError, SplitError, StoreError, UnknownNameError
 from fluxcube.samples.splits import Split
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.variables import declare, forget
@@ -228,6 +228,17 @@ def test_names_and_cubes_that_do_not_suit_are_refused(days, tmp_path):
         fc.add_drivers(days, tmp_path)
     with pytest.raises(SchemaError):
         fc.add_drivers(example_forcing(days=2), table)
+
+
+def test_a_path_is_opened_as_a_cube(days, tmp_path):
+    path = str(tmp_path / "absent.zarr")
+    for call in (
+        lambda: fc.add_drivers(path, tidy(days, ["XX-D01"])),
+        lambda: fc.use_drivers(path, "era5"),
+        lambda: fc.compare_drivers(path),
+    ):
+        with pytest.raises(StoreError, match=r"absent\.zarr: no store there"):
+            call()
 
 
 # ---- hours, and clocks

@@ -11,7 +11,7 @@ import xarray as xr
 
 import fluxcube as fc
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.evaluation.calibration import coverage_text, fold_predictor, predict_fold
+from fluxcube.evaluation.calibration import coverage_table, fold_predictor, predict_fold
 from fluxcube.evaluation.report import format_table
 from fluxcube.inference.loading import load_model, load_reference, save_mixed
 from fluxcube.models import shipped
@@ -73,7 +73,9 @@ def test_intervals_of_the_calibrated_run_contain_what_they_promise(run, folds, c
         )
         measured = np.isfinite(held_out.sel(site=predicted.site).values) & np.isfinite(predicted[name].values)
         assert inside[measured].mean() == pytest.approx(0.8, abs=0.01)
-    assert coverage_text(found).count("| NEE |") == 1 + len(set(cube.igbp.values))
+    table = coverage_table(found).set_index(["target", "class"])
+    assert set(table.loc["NEE"].index) == {"all", *cube.igbp.values}
+    assert table.loc[("NEE", "all"), "coverage of 80 % intervals (%)"] == 100 * found["NEE"]["held_out"]["0.8"]
 
 
 def test_a_lazy_prediction_of_the_run_as_it_was_is_refused(run, folds, cube):

@@ -597,7 +597,8 @@ def command(monkeypatch, capsys, *words, status=0):
 
 
 def test_the_command_scores_a_table_of_predictions_on_the_benchmark_s_table(published, tmp_path, monkeypatch, capsys):
-    assert "fluxtrapolation/TA40: hourly GPP, NEE, ET at 40 test sites" in command(monkeypatch, capsys, "protocols")
+    listed = command(monkeypatch, capsys, "protocols", "--format", "csv")
+    assert 'fluxtrapolation/TA40,hourly,"GPP, NEE, ET",40,' in listed
     words = ("evaluate", published / "mine.csv", published, "--protocol", TA40, "--out", tmp_path / "out")
     out = command(monkeypatch, capsys, *words)
     assert "# fluxtrapolation/TA40" in out and (tmp_path / "out/results/metrics/TA40_NEE_mine_val_mean.csv").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 from packages import optional
 from typer.testing import CliRunner
@@ -20,5 +22,10 @@ def test_a_plan_is_printed_and_nothing_is_written(tmp_path):
     for text in ("MCD43A4.061.DE-Tha.2018.tif", "2 of 2 files", "12 requests", "licence", "seconds"):
         assert text in result.output
     assert not (tmp_path / "out").exists()
+    files = CliRunner().invoke(app, [*command, "--format", "json"])
+    assert [row["file"].split(".")[-2] for row in json.loads(files.stdout)] == ["2018", "2019"]
+    assert "2 of 2 files" in files.stderr and "--format" in str(
+        CliRunner().invoke(app, [*command[:-1], "--format", "csv"]).exception
+    )
     wrong = CliRunner().invoke(app, [*command[:-1], "--products", "MCD43A5", "--plan"])
     assert wrong.exit_code and "MCD43A4" in str(wrong.output) + str(wrong.exception)

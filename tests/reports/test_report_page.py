@@ -191,6 +191,9 @@ def test_bad_input_is_named(tmp_path):
         fc.report({"observed": one}, cube, tmp_path / "r")
     with pytest.raises(ConfigError, match="label of two models"):
         fc.report({"a": one}, cube, tmp_path / "r", maps={"a": one})
+    with pytest.raises(StoreError, match=r"absent\.zarr: no store there"):
+        fc.report({"a": one}, cube, tmp_path / "new", maps={"map": str(tmp_path / "absent.zarr")})
+    assert not (tmp_path / "new").exists()
     (tmp_path / "r" / "report.html").write_text("mine", "utf-8")
     with pytest.raises(StoreError, match="contains a report"):
         fc.report({"a": one}, cube, tmp_path / "r")

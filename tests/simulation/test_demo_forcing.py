@@ -18,8 +18,8 @@ def halves(path, folder):
         values, profile, tags = tiff.read(), tiff.profile, tiff.tags()
         middle = tiff.width // 2
         for name, start, stop in (("h17v04", 0, middle), ("h18v04", middle, tiff.width)):
-            move = tiff.transform * rasterio.Affine.translation(start, 0)
-            part = profile | {"width": stop - start, "transform": move}
+            window = rasterio.windows.Window(start, 0, stop - start, tiff.height)
+            part = profile | {"width": window.width, "transform": tiff.window_transform(window)}
             target = folder / f"MCD12Q1.A2018001.{name}.061.2022001000000.tif"
             with rasterio.open(target, "w", **part) as out:
                 out.write(values[..., start:stop])
