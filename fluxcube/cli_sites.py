@@ -29,6 +29,13 @@ def add_site(
     units: Annotated[str | None, typer.Option(help="Units in the file: NEE=umol m-2 s-1,TA=degC.")] = None,
     flags: Annotated[str | None, typer.Option(help="Columns of quality flags: NEE=qc_Fc.")] = None,
     stamp: Annotated[str | None, typer.Option(help="Whether a time is the start, middle or end of its period.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Column of times, or those of dates and of clock times: Date,Time.")
+    ] = None,
+    time_format: Annotated[str | None, typer.Option(help="Format of times, e.g. '%d/%m/%Y %H:%M'.")] = None,
+    trust: Annotated[
+        list[str] | None, typer.Option(help="Accept a variable that others contradict (repeat for more).")
+    ] = None,
     declaration: Annotated[Path | None, typer.Option(help="TOML file with these options, of --describe.")] = None,
     describe: Annotated[
         bool, typer.Option("--describe", help="Print such a file with guesses from the header, to edit.")
@@ -66,6 +73,9 @@ def add_site(
             units=own_site.pairs(units, "--units"),
             flags=own_site.pairs(flags, "--flags"),
             stamp=stamp,
+            time=None if time is None else tuple(part.strip() for part in time.split(",")),
+            time_format=time_format,
+            trust=None if trust is None else tuple(trust),
         )
     typer.echo(str(found))
     if not plan:

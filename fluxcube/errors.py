@@ -206,9 +206,9 @@ def unknown(kind: str, name: object, valid: Iterable[object]) -> UnknownNameErro
     """
     known = sorted(map(str, valid))
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
+    hint = f": did you mean {near[0]!r}?" if near else "."
     more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
-    return UnknownNameError(f"unknown {kind} {name!r}:{hint} Known: {', '.join(known[:_MAX_NAMES]) or 'none'}{more}.")
+    return UnknownNameError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known[:_MAX_NAMES]) or 'none'}{more}.")
 
 
 def missing_package(package: str, extra: str, what: str) -> MissingPackageError:

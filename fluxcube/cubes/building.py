@@ -39,7 +39,7 @@ from fluxcube.cubes.surface_sources import (
     surface_entries,
 )
 from fluxcube.cubes.tower import read_tower
-from fluxcube.errors import SourceError, printable, unknown
+from fluxcube.errors import SourceError, printable, to_type, unknown
 from fluxcube.resolution import HOURLY
 from fluxcube.sources.towers.archive_metadata import describe_site, find_place, of_records
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
@@ -131,7 +131,7 @@ def find_sites(request: BuildRequest) -> FoundSites:
     discovery = discover(list(request.roots), order=settings.order, resolution=settings.resolution)
     if request.strict and discovery.bad_sites:
         raise SourceError("; ".join(f"site {site}: {why}" for site, why in discovery.bad_sites))
-    archives = _requested(discovery, request.sites)
+    archives = _requested(discovery, request)
     left_out: dict[str, str] = {}
     note = None if request.strict else lambda at, error: left_out.update({printable(at.name): str(error)})
     infos = of_records(read_badm(discovery.badm, on_error=note), discovery.archives)
@@ -401,14 +401,16 @@ def log_of_build(
     return build_document(earlier | dict(left_out), found.discovery, roots, kept.log)
 
 
-def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, list[Archive]]:
+def _requested(discovery: Discovery, request: BuildRequest) -> dict[str, list[Archive]]:
     """Return the archives of each site requested, sites in order."""
+    sites = request.sites
     if not discovery.archives:
         others = (*discovery.bad_sites, *discovery.ignored)
         ignored = "; ".join(f"{path}: {why}" for path, why in others[:_NAMED]) or "none"
         raise SourceError(
             "no half-hourly or hourly tower archive was found by name; expected files such as "
             f"FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip. Files ignored: {ignored}."
+            f"{_instead(request.roots)}"
         )
     by_site: dict[str, list[Archive]] = {}
     for archive in discovery.archives:
@@ -418,6 +420,18 @@ def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, l
         if site not in by_site:
             raise unknown("site", site, by_site)
     return {site: by_site[site] for site in sorted(set(names))}
+
+
+def _instead(roots: Sequence[str | os.PathLike]) -> str:
+    """Return what to do with something else than archives: a cube, or one file, which may be a table of one's own."""
+    for root in map(str, roots):
+        if (Path(root) / "zarr.json").is_file():
+            show = to_type(python=f"fc.inspect({root!r})", shell=f"`fluxcube inspect {root}`")
+            return f" {printable(root)} is a store that is built already: {show} describes it."
+        if Path(root).is_file():
+            add = to_type(python=f"fc.add_site({root!r}, store, ...)", shell=f"`fluxcube add-site {root} STORE`")
+            return f" If {printable(root)} is a table of your own site, {add} adds it to a cube, or makes one."
+    return ""
 
 
 def _without_class(infos: Mapping[str, SiteInfo], archives: Mapping[str, list[Archive]]) -> Iterator[SiteInfo]:

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.append import append_site
-from fluxcube.errors import ConfigError, to_type, unknown
+from fluxcube.errors import ConfigError, SourceError, to_type, unknown
 from fluxcube.parsing import read_text
 from fluxcube.sources.towers.anycsv import header_of
 from fluxcube.sources.towers.table import read_table
@@ -139,6 +139,8 @@ def add_site(
     >>> add_site("my_site.csv", "carbonsense.zarr", declaration="my_site.toml")  # doctest: +SKIP
     """
     declared = {} if declaration is None else read_declaration(declaration)
+    if not Path(table).is_file():
+        raise SourceError(f"{table}: no such file, where the table of a site was expected; check its path.")
     chosen = {**declared, **{name: value for name, value in options.items() if value is not None}}
     for name in chosen:
         if name not in OPTIONS:
@@ -197,7 +199,7 @@ def describe_site(path: str | os.PathLike) -> str:
             "# utc_offset = 1       # hours east of UTC of the times, standard time",
             '# igbp = "GRA"',
             '# stamp = "end"        # whether a time is the start, middle or end of its period',
-            "# Only if the column of times has another name than usual: its name, or those of date and clock:",
+            "# Only if the column of times has no usual name, its name, or those of date and clock:",
             '## time = ["date", "clock"]',
             "",
             *_columns(others),

@@ -91,12 +91,20 @@ def test_a_declaration_takes_units_from_names_and_lists_what_is_not_recognised(t
     ("line", "message"),
     [
         ("add-site my.csv", "site, latitude, longitude, utc_offset, columns, units must be stated: add --site, --lat"),
+        ("add-site no.csv", "no.csv: no such file, where the table of a site was expected; check its path"),
+        ("build my.csv x.zarr", "If my.csv is a table of your own site, `fluxcube add-site my.csv STORE` adds it"),
+        (
+            "build made.zarr x.zarr",
+            "made.zarr is a store that is built already: `fluxcube inspect made.zarr` describes",
+        ),
         ("add-site my.csv --columns TA", "--columns: expected NAME=VALUE,NAME=VALUE such as NEE=Fc"),
         ("add-site my.csv --declaration no.toml", "no.toml: expected a TOML file with the options of a site"),
         ("add-site my.csv --declaration my.csv", "my.csv: expected a TOML file"),
     ],
 )
 def test_slips_say_what_to_type(csv, call, line, message):
+    (csv.parent / "made.zarr").mkdir()
+    (csv.parent / "made.zarr" / "zarr.json").touch()
     assert message in call(line)[0]
 
 
@@ -115,3 +123,22 @@ def test_a_wrong_sign_of_nee_is_told(csv):
     table.to_csv(csv, index=False)
     found = fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
     assert "check its sign; uptake must be negative" in str(found)
+
+
+def test_times_in_two_columns_of_unusual_names_are_named_as_the_message_says(csv, call):
+    table = pd.read_csv(csv)
+    when = table.pop("DATETIME").str.split(" ", expand=True)
+    table.insert(0, "Datum", when[0].str.replace(r"(\d+)-(\d+)-(\d+)", r"\3.\2.\1", regex=True))
+    table.insert(1, "Zeit", when[1])
+    table.to_csv("own.csv", index=False, sep=";")
+    line = (
+        "add-site own.csv --plan --site XX-Own --latitude 51.1 --longitude 10.4 --utc-offset 1 --columns "
+        "TA=Tair,NEE=Fc --units 'TA=degC,NEE=umol m-2 s-1'"
+    )
+    assert "choose it with --time COLUMN, or --time DATE,CLOCK" in call(line)[0]
+    line += " --time Datum,Zeit"
+    assert "pass --time-format '%d/%m/%Y %H:%M' or" in call(line)[0]  # the first six days of June
+    line += " --time-format '%d.%m.%Y %H:%M'"
+    assert "pass --stamp start or --stamp end (or middle)" in call(line)[0]
+    status, text = call(f"{line} --stamp end")
+    assert status == 0 and "2020-05-31T23:00" in text

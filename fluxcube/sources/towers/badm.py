@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fluxcube.errors import MissingPackageError, SourceError
+from fluxcube.errors import MissingPackageError, SourceError, to_type
 from fluxcube.knownsites import known_site
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.bif import read_bif, read_japan
@@ -183,7 +183,8 @@ def _read_file(location: Location) -> tuple[bool, dict[str, SiteInfo]]:
     found = ", ".join(name.strip() for name in rows[0][1][:5]) if rows else "nothing"
     raise SourceError(
         f"{location}, line 1: neither a BIF file (SITE_ID, GROUP_ID, VARIABLE, DATAVALUE) nor a table of sites "
-        f"(site_id, latitude, longitude); found {found}. Correct it or move it away"
+        f"(site_id, latitude, longitude); found {found}. Correct it or move it away; a table of your own site "
+        f"is added to a cube with {to_type(python='fc.add_site', shell='`fluxcube add-site`')}"
     )
 
 

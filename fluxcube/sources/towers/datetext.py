@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fluxcube.errors import ConfigError, SourceError
+from fluxcube.errors import ConfigError, SourceError, to_type
 
 _ZONE = r"(?P<zone> ?(?:Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))?"
 #: Hour and minute, with a colon or as four digits.
@@ -27,7 +27,6 @@ _DAY_NUMBER = re.compile(r"\d{1,5}([.,]\d+)?")
 _HOUR_24 = re.compile(r"(?:[T ]|^\d{8})24:?00(?!\d)")
 #: Maximum distance of an hour with a fraction from a whole minute, in minutes: two decimals (0.33 h) leave 0.2.
 _ROUNDED = 0.31
-_ADVICE = "set time_format=, such as time_format='%d/%m/%Y %H:%M'"
 
 
 def parse_times(
@@ -226,7 +225,7 @@ def _unknown(text: str, line: int, where: str) -> Exception:
     if _DAY_NUMBER.fullmatch(text):
         return SourceError(f"{found}, a day number: save the table with full dates and times, as 2020-01-31 23:30")
     if any(character.isdigit() for character in text):
-        return ConfigError(f"{found}, a time in an unknown format: {_ADVICE}")
+        return ConfigError(f"{found}, a time in an unknown format: {_advice()}")
     return SourceError(f"{found}, expected a time such as 2020-01-31 23:30")
 
 
@@ -256,8 +255,12 @@ def _order(parts: dict[str, np.ndarray], lines: Sequence[int], where: str) -> di
         raise SourceError(f"{where}, line {line}: the day comes first in some rows and second in others; use one order")
     if not first.any() and not second.any():
         raise ConfigError(
-            f"{where}: no day is above 12, so that day and month cannot be distinguished: set "
-            "time_format='%d/%m/%Y %H:%M' or time_format='%m/%d/%Y %H:%M', with the separators of the file"
+            f"{where}: no day is above 12, so that day and month cannot be distinguished: "
+            + to_type(
+                python="set time_format='%d/%m/%Y %H:%M' or time_format='%m/%d/%Y %H:%M'",
+                shell="pass --time-format '%d/%m/%Y %H:%M' or --time-format '%m/%d/%Y %H:%M'",
+            )
+            + ", with the separators of the file"
         )
     return {"day": one, "month": two} if first.any() else {"day": two, "month": one}
 
@@ -285,3 +288,9 @@ def _to_minute(times: np.ndarray, text: Sequence[str], lines: Sequence[int], whe
             "average the rows over periods first"
         )
     return minutes
+
+
+def _advice() -> str:
+    return to_type(
+        python="set time_format=, such as time_format='%d/%m/%Y %H:%M'", shell="pass --time-format '%d/%m/%Y %H:%M'"
+    )

@@ -15,7 +15,7 @@ import xarray as xr
 
 from fluxcube import variables as table
 from fluxcube.biomes import igbp_class, igbp_number
-from fluxcube.errors import ConfigError, SourceError, unknown
+from fluxcube.errors import ConfigError, SourceError, to_type, unknown
 from fluxcube.sources.towers import codes, contradictions
 from fluxcube.sources.towers.anycsv import Table, open_table
 from fluxcube.sources.towers.plausible import as_float32, check_units
@@ -372,7 +372,7 @@ def _numbers_with_blanks(
         line, bad = next((line, one) for line, one in zip(lines, text, strict=True) if _as_numbers([one]) is None)
         raise SourceError(
             f"{request.where(column)}, line {line}: expected a number, found {bad[:40]!r}; correct it, or add it to "
-            "missing="
+            + to_type(python="missing=", shell="missing = [...] in the file of --declaration")
         )
     return values
 
@@ -434,7 +434,9 @@ def _regular(stamps: np.ndarray, cells: _Cells, step: int | None, where: str, st
     if (rest * 2 == commonest) != (stamp == "middle"):
         raise SourceError(
             f"{where}: times such as {cells.time[0]!r} {'do not lie' if stamp == 'middle' else 'lie'} in the middle of "
-            f"periods of {commonest} minutes, and stamp is {stamp!r}: set stamp='start', 'middle' or 'end' accordingly"
+            f"periods of {commonest} minutes, and stamp is {stamp!r}: "
+            + to_type(python="set stamp='start', 'middle' or 'end'", shell="pass --stamp start, middle or end")
+            + " accordingly"
         )
     return commonest
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, to_type
 from fluxcube.sources.towers.anycsv import Table
 from fluxcube.sources.towers.datetext import has_hour_24, minutes_of_day, parse_parts, parse_times
 
@@ -139,8 +139,7 @@ def find_times(table: Table, stamp: str | None) -> TimeColumns:
         return TimeColumns(tuple(parts.values()), tuple(parts))
     raise ConfigError(
         f"{table.path}, line {table.line}: expected one column with a usual name for times, found {len(usual)} "
-        "columns; choose it with time='...', or time=('date column', 'clock column'), or time={'year': '...', "
-        f"'doy': '...', 'hour': '...'}}. The file has {', '.join(table.header)[:300]}"
+        f"columns; {_choose()}. The file has {', '.join(table.header)[:300]}"
     )
 
 
@@ -220,10 +219,11 @@ def sense_of_stamps(table: Table, times: TimeColumns, text: Sequence[str], stamp
     if stamp is None and stated is None:
         raise ConfigError(
             f"{table.path}: the file does not state whether its times (column {' and '.join(times.columns)}) are the "
-            f"starts or the ends of periods: set stamp='start' or stamp='end' (or 'middle'). {_usual(table, times)}"
+            f"starts or the ends of periods: {_state()}. {_usual(table, times)}"
         )
     if stamp is not None and stated is not None and stamp != stated:
-        raise ConfigError(f"stamp={stamp!r}, but {why}: set stamp={stated!r}")
+        advice = to_type(python=f"set stamp={stated!r}", shell=f"pass --stamp {stated}")
+        raise ConfigError(f"stamp={stamp!r}, but {why}: {advice}")
     return stamp or stated or ""
 
 
@@ -262,3 +262,19 @@ def flags_of_eddypro(table: Table, flags: Mapping[str, str]) -> dict[str, dict[i
         return None
     same = {flag: flag for flag in range(4)}
     return {name: _EDDYPRO_FLAGS if column.startswith("qc_") else same for name, column in flags.items()}
+
+
+def _choose() -> str:
+    """Return how columns of times are chosen."""
+    return to_type(
+        python="choose it with time='...', or time=('date column', 'clock column'), or time={'year': '...', "
+        "'doy': '...', 'hour': '...'}",
+        shell="choose it with --time COLUMN, or --time DATE,CLOCK with the columns of dates and of clock times",
+    )
+
+
+def _state() -> str:
+    """Return how the part of its period that a time is can be stated."""
+    return to_type(
+        python="set stamp='start' or stamp='end' (or 'middle')", shell="pass --stamp start or --stamp end (or middle)"
+    )
