@@ -191,9 +191,13 @@ def upscale(
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.loading import load_model
     from fluxcube.maps.store import write_maps
+    from fluxcube.maps.workers import connected
 
     _check_plan(plan, format_, out)
     area = box(bbox)
+    if not plan:
+        with connected(scheduler, patience):  # a scheduler that is not there is told before the forcing is read
+            pass
     model = load_model([run, *(mix or [])], digest=digest, device="cpu")  # here it is only described
     grid = open_forcing(
         forcing,

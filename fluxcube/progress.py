@@ -76,7 +76,7 @@ def lines(title: str, write: Callable[[str], object], *, first: float, every: fl
         wait, begun = first, time.monotonic()
         while not ended.wait(wait):
             parts = [f"{title}: {left.text or f'running for {duration(time.monotonic() - begun)}'}"]
-            if left.seconds is not None and "left" not in text:  # some work knows better than its pace
+            if left.seconds and "left" not in text:  # some work knows better than its pace; a part may follow the last
                 parts.append(f"about {duration(left.seconds)} left")
             write(", ".join([*parts, text] if text else parts))
             wait = every

@@ -199,6 +199,13 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_scheduler_that_is_not_there_is_found_before_the_forcing_is_opened(tmp_path):
+    pytest.importorskip("distributed")
+    maps = ("upscale", tmp_path / "run", tmp_path / "era5.nc", tmp_path / "maps.zarr", "--scheduler")
+    assert "no Dask scheduler answers" in run(*maps, "tcp://127.0.0.1:9", "--patience", "1", status=1).stderr
+    assert "slurm is no address of a Dask scheduler" in run(*maps, "slurm", status=1).stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

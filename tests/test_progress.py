@@ -41,6 +41,10 @@ def test_the_time_left_follows_from_the_pace(monkeypatch):
     assert written(monkeypatch, [(2, 1, 10, "a"), (2, 2, 10, "b")]) == "build: 20 % (2 of 10), about 16 s left, b"
 
 
+def test_no_time_is_left_to_tell_after_the_last_part_which_other_work_may_follow(monkeypatch):
+    assert written(monkeypatch, [(2, 1, 2, "a"), (2, 2, 2, "b")]) == "build: 100 % (2 of 2), b"
+
+
 def test_parts_of_an_earlier_run_are_not_taken_for_speed(monkeypatch):
     clock, left = Clock(monkeypatch), TimeLeft()
     left.update(50, 100)

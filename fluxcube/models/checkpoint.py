@@ -21,7 +21,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, ExtensionError, FluxcubeError, MissingPackageError, StoreError
+from fluxcube.errors import (
+    CheckpointError,
+    ConfigError,
+    ExtensionError,
+    FluxcubeError,
+    MissingPackageError,
+    StoreError,
+    to_type,
+)
 from fluxcube.models import registry, shipped
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
@@ -438,13 +446,19 @@ def _write_about(path: Path, about: dict) -> None:
     write_atomically(path, json.dumps(about | {"seal": _seal(about)}, indent=1).encode())
 
 
+def _trainer() -> str:
+    return to_type(python="`fit`", shell="`fluxcube train`")
+
+
 def _read_about(folder: Path, name: str) -> dict:
     if not folder.is_dir():
         there = "is a file" if folder.exists() else "does not exist"
-        raise CheckpointError(f"{folder} {there}: pass the folder of a run that `fit` wrote.")
+        raise CheckpointError(f"{folder} {there}: pass the folder of a run that {_trainer()} wrote.")
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {name}: it is no run, or its training is unfinished; run `fit` again.")
+        raise CheckpointError(
+            f"{folder} has no {name}: it is no run, or its training is unfinished; run {_trainer()} again."
+        )
     try:
         about = read_json(path, dict)
     except (ValueError, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError
+from fluxcube.errors import CheckpointError, to_type
 
 #: One folder per model: a run as `fluxcube.fit` writes it, and a card, `README.md`.
 FOLDER = Path(__file__).parents[1] / "data" / "models"
@@ -38,8 +38,9 @@ def find(run: str | os.PathLike) -> Path:
         return FOLDER / path
     if path.exists() or len(path.parts) > 1:
         return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link to itself
+    trainer = to_type(python="`fit`", shell="`fluxcube train`")
     raise CheckpointError(
-        f"{path.absolute()} does not exist: pass the folder of a run that `fit` wrote, or the name of a model that "
+        f"{path.absolute()} does not exist: pass the folder of a run that {trainer} wrote, or the name of a model that "
         f"ships with the package ({', '.join(names()) or 'none in this copy'})."
     )
 

@@ -11,7 +11,7 @@ from fluxcube.cubes.selection import Cube, as_cube
 from fluxcube.errors import missing_package
 from fluxcube.resolution import resolution_of
 from fluxcube.samples.loader import WindowOptions, Windows, load_windows
-from fluxcube.samples.splits import Split
+from fluxcube.samples.splits import SplitChoice, one_split
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule as _Base
@@ -19,6 +19,13 @@ elif importlib.util.find_spec("lightning"):
     _Base = importlib.import_module("lightning").LightningDataModule
 else:
     _Base = object
+
+
+class ModuleOptions(WindowOptions, total=False):
+    """Keyword arguments of `WindowsDataModule`: those of windows, and the quality of the training fluxes."""
+
+    max_qc: int | None
+    min_quality: float | None
 
 
 class WindowsDataModule(_Base):
@@ -33,12 +40,13 @@ class WindowsDataModule(_Base):
     ----------
     cube : xr.Dataset, path or URL
         A cube.
-    split : Split
-        Training, validation and test towers (`fluxcube.split`).
+    split : Split, str or path
+        Training, validation and test towers: a split (`fluxcube.split`), or a kind or file as `fluxcube.fit` takes it.
     targets, predictors : str or sequence of str, optional
         As `fluxcube.load_windows` takes them.
     **options
-        Of `fluxcube.samples.loader.Windows`: ``length``, ``batch_size``, ``emits``, ``stride``, ``seed`` and so on.
+        Of `fluxcube.samples.loader.Windows`: ``length``, ``batch_size``, ``emits``, ``stride``, ``seed`` and so on; and
+        ``max_qc`` or ``min_quality`` of the training fluxes, as `fluxcube.load_windows` takes them.
 
     Attributes
     ----------
@@ -54,16 +62,17 @@ class WindowsDataModule(_Base):
     def __init__(
         self,
         cube: Cube,
-        split: Split,
+        split: SplitChoice,
         *,
         targets: str | Sequence[str] | None = None,
         predictors: str | Sequence[str] | None = None,
-        **options: Unpack[WindowOptions],
+        **options: Unpack[ModuleOptions],
     ):
         if _Base is object:
             raise missing_package("lightning", "lightning", "WindowsDataModule")
         super().__init__()
-        self.cube, self.split, self.options = as_cube(cube), split, options
+        self.cube, self.options = as_cube(cube), options
+        self.split = one_split(self.cube, split)
         self.names: dict[str, Any] = {"targets": targets, "predictors": predictors}
         self.train: Windows | None = None
         self.val: Windows | None = None
@@ -100,10 +109,9 @@ class WindowsDataModule(_Base):
         if not sites:
             return None
         resolution = resolution_of(self.cube)
-        measured: dict[str, Any] = {resolution.option: resolution.measured}
-        options = self.options | {"shuffle": False}
+        options: dict[str, Any] = {**self.options, "shuffle": False, resolution.option: resolution.measured}
         part = self.split.part(self.cube, name)
-        return load_windows(part, self._read().spec, sites=sites, labels=True, **measured, **options)
+        return load_windows(part, self._read().spec, sites=sites, labels=True, **options)
 
 
 def _from_start(windows: Windows | None) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fluxcube.cards import card, few
 from fluxcube.cubes.selection import Cube, as_cube
-from fluxcube.errors import ConfigError, missing_package
+from fluxcube.errors import ConfigError, missing_package, unknown
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, cube_spec, load_towers, sites_with_hours
@@ -119,6 +119,7 @@ def load_windows(
     for name, value in (("targets", targets), ("predictors", predictors)):
         if spec is not None and value is not None:
             raise ConfigError(f"{name}: the spec has its own; pass {name} without spec.")
+    check_options(options)
     cube = as_cube(cube)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
@@ -128,6 +129,15 @@ def load_windows(
     if not labels:
         return Windows(towers, **options)
     return LabelledWindows(towers.scaled(inputs=resolution.scaled_inputs) if spec is None else towers, **options)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that windows do not have, and a length that is not named, before towers are read."""
+    for name in options:
+        if name not in WindowOptions.__annotations__:
+            raise unknown("option of windows", name, WindowOptions.__annotations__)
+    if "length" not in options:
+        raise ConfigError("windows need a length: pass the number of time steps, such as length=24.")
 
 
 @dataclass(eq=False)

@@ -68,10 +68,12 @@ class Callback(Protocol):
 
 
 def check_callbacks(callbacks: Sequence[object]) -> tuple[object, ...]:
-    """Return callbacks as a tuple (ConfigError if one has none of the methods of `Callback`)."""
+    """Return callbacks as a tuple (ConfigError if one is a class, or has none of the methods of `Callback`)."""
     if not isinstance(callbacks, Sequence):
         raise ConfigError(f"callbacks must be a list of callbacks, found {type(callbacks).__name__}: pass [callback].")
     for one in callbacks:
+        if isinstance(one, type):
+            raise ConfigError(f"a callback is an object, found the class {one.__name__}: pass {one.__name__}().")
         if not any(callable(getattr(one, name, None)) for name in EVENTS):
             raise ConfigError(f"a callback has methods named {', '.join(EVENTS)}, found {type(one).__name__}.")
     return tuple(callbacks)

@@ -124,9 +124,10 @@ def training_windows(plan: Plan, model: Network, towers: Towers, world: World, s
 
 def _summary(model: Network, counters: Counters, keep: str) -> str:
     parameters = sum(p.numel() for p in model.parameters())
-    text = f"{model.kind}, {parameters:,} parameters, {counters.epoch} epochs in {counters.seconds:.0f} s"
-    epochs = scored_epochs(counters.history)
-    scored = [row for row in epochs if any(k.startswith("val_nse_") and v == v for k, v in row.items())]
+    epochs = "1 epoch" if counters.epoch == 1 else f"{counters.epoch} epochs"
+    text = f"{model.kind}, {parameters:,} parameters, {epochs} in {counters.seconds:.0f} s"
+    rows = scored_epochs(counters.history)
+    scored = [row for row in rows if any(k.startswith("val_nse_") and v == v for k, v in row.items())]
     if not scored:
         return f"{text}; no validation, the last epoch is kept"
     kept = scored[-1] if keep == "last" else max(scored, key=mean_nse)

@@ -120,7 +120,7 @@ class WeightsAndBiases(Callback):
 
 
 class MLflow(Callback):
-    """Writes a run of MLflow to its tracking server, by default into files of the working folder."""
+    """Writes a run of MLflow to its tracking server, by default into a database of the working folder."""
 
     def __init__(self, folder: Path):
         self._folder = folder

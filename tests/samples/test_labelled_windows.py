@@ -7,7 +7,7 @@ import pytest
 from training_helpers import TARGETS, small_cube
 
 import fluxcube as fc
-from fluxcube.errors import ConfigError, MissingPackageError
+from fluxcube.errors import ConfigError, MissingPackageError, UnknownNameError
 from fluxcube.samples.splits import Split
 
 torch = pytest.importorskip("torch")
@@ -103,6 +103,26 @@ def test_the_data_module_trains_with_lightning(cube, split):
     assert (expected[0] != expected[4]).any()
     assert len(model.seen["val"]) == 2 * len(data.val) and data.val.sites == split.val
     assert data.val.spec == data.train.spec and data.test.sites == split.test
+
+
+def test_options_of_windows_are_checked_before_towers_are_read(cube, monkeypatch):
+    monkeypatch.setattr("fluxcube.samples.loader.load_towers", lambda *_: pytest.fail("towers were read"))
+    with pytest.raises(ConfigError, match=r"pass the number of time steps, such as length=24\.$"):
+        fc.load_windows(cube, batch_size=8)
+    with pytest.raises(UnknownNameError, match="unknown option of windows 'lenght': did you mean 'length'"):
+        fc.load_windows(cube, lenght=24)
+
+
+def test_the_data_module_takes_a_split_file_and_a_limit_of_flags(cube, split, tmp_path):
+    pytest.importorskip("lightning")
+    from fluxcube.samples.lightning import WindowsDataModule
+
+    split.save(tmp_path / "split.json")
+    data = WindowsDataModule(cube, tmp_path / "split.json", length=24, max_qc=1)
+    data.setup()
+    assert (data.train.sites, data.val.sites) == (split.train, split.val)
+    measured = fc.load_windows(cube, data.train.spec, sites=split.val, labels=True, length=24, max_qc=0)
+    assert len(data.val) == len(measured), "only measured fluxes validate, whatever trains"
 
 
 def test_without_lightning_the_module_names_the_extra(cube, split, monkeypatch):

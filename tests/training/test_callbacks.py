@@ -143,6 +143,7 @@ def test_members_are_told_apart_and_trained_side_by_side(cube, tmp_path):
     ("options", "error", "message"),
     [
         ({"callbacks": [object()]}, ConfigError, "on_start, on_step, on_validation, on_end, found object"),
+        ({"callbacks": [Recorder]}, ConfigError, r"found the class Recorder: pass Recorder\(\)"),
         ({"callbacks": Recorder()}, ConfigError, r"a list of callbacks.*pass \[callback\]"),
         ({"log": "tensorbord"}, UnknownNameError, "did you mean 'tensorboard'"),
         ({"log": ["csv", "wandb"]}, MissingPackageError, "pip install wandb"),
