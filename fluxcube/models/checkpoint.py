@@ -21,7 +21,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, ExtensionError, FluxcubeError, MissingPackageError, StoreError
+from fluxcube.errors import (
+    CheckpointError,
+    ConfigError,
+    ExtensionError,
+    FluxcubeError,
+    MissingPackageError,
+    StoreError,
+    to_type,
+)
 from fluxcube.models import registry, shipped
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
@@ -438,13 +446,21 @@ def _write_about(path: Path, about: dict) -> None:
     write_atomically(path, json.dumps(about | {"seal": _seal(about)}, indent=1).encode())
 
 
+def _why_no_run(folder: Path) -> str:
+    """Return why a folder is no finished run, and what to do."""
+    if (folder / "zarr.json").is_file():
+        return "it is a store (a cube or maps), where the folder of a run was expected; check the order of paths."
+    again = to_type(python="call `fit` again", shell="repeat the command `fluxcube train` that wrote it")
+    return f"it is no run, or its training is unfinished; {again}."
+
+
 def _read_about(folder: Path, name: str) -> dict:
     if not folder.is_dir():
         there = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {there}: pass the folder of a run that `fit` wrote.")
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {name}: it is no run, or its training is unfinished; run `fit` again.")
+        raise CheckpointError(f"{folder} has no {name}: {_why_no_run(folder)}")
     try:
         about = read_json(path, dict)
     except (ValueError, OSError) as error:
