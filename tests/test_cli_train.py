@@ -92,6 +92,7 @@ def planned(done, monkeypatch):
         monkeypatch.setattr(module, "train_one", train_one)
         monkeypatch.setattr(module, "train_seeds", train_seeds)
         done(line)
+        seen["watch"] = seen["watch"].log  # its callback is another object for each command
         return seen["plan"].request(seen["seed"]), {k: v for k, v in seen.items() if k not in ("plan", "progress")}
 
     return run
@@ -453,7 +454,7 @@ def test_every_option_of_splitting_changes_the_split(done, call, cube, tmp_path)
         ("--kind sites", "--sites FILE"),
         ("--kind kfolds", "did you mean 'kfold'"),
         ("--kind kfold --k 40", "k must be 2..12"),
-        ("--kind kfold --buffer-km 2000", "all towers are one cluster"),
+        ("--kind kfold --buffer-km 2000", "all 12 towers are one cluster"),
     ],
 )
 def test_a_split_that_cannot_be_is_one_line(call, tmp_path, options, message):

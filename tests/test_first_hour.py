@@ -12,7 +12,7 @@ import pytest
 
 import fluxcube as fc
 from fluxcube import cli as program
-from fluxcube.errors import ConfigError, SplitError, StoreError, UnknownNameError, from_shell
+from fluxcube.errors import CheckpointError, ConfigError, SplitError, StoreError, UnknownNameError, from_shell
 from fluxcube.samples.clusters import cluster_sites
 from fluxcube.samples.listed_split import listed_sites
 from fluxcube.samples.splits import Split, per_igbp, sites_split
@@ -153,6 +153,13 @@ def test_the_folder_above_a_cube_names_the_cube(cube_store, tmp_path):
         fc.fit(cube_store.parent, model="mean", out=tmp_path / "run")
     with pytest.raises(ConfigError, match="expected a Dataset, or the path or URL of a cube, found int"):
         fc.fit(5, model="mean", out=tmp_path / "run")
+
+
+def test_a_cube_is_no_run(cube_store, tmp_path):
+    with pytest.raises(CheckpointError, match=r"has no run\.json: it is a store .* check the order of paths"):
+        fc.load_model(cube_store)
+    with from_shell(), pytest.raises(CheckpointError, match=r"it is no run.* repeat the command `fluxcube train`"):
+        fc.load_model(tmp_path)
 
 
 @pytest.mark.parametrize(

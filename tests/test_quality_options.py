@@ -147,7 +147,6 @@ def test_a_function_refuses_the_option_of_the_other_resolution(name, row, cube_o
 @pytest.mark.parametrize("name", with_options(commands()))
 def test_a_command_refuses_the_option_of_the_other_resolution(name, row, cube_of, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "open_carbonsense", lambda store, **selection: cube_of(row))
-    monkeypatch.setattr("fluxcube.catalog.open_carbonsense", lambda store: cube_of(row))
     folder = tmp_path / "run"
     settings = "--set config.n_estimators=3 --model xgboost --no-chips --predictors TA,SW_IN --static igbp --target NEE"
 
@@ -162,6 +161,7 @@ def test_a_command_refuses_the_option_of_the_other_resolution(name, row, cube_of
     lines["report"] = f"report one={folder} --cube c.zarr --out {tmp_path / 'page'} --part all --draws 0"
     lines["energy"] = "energy c.zarr"
     lines["calibrate"] = f"calibrate {folder} c.zarr {folder}"
+    lines["plot"] = f"plot c.zarr {tmp_path / 'cycle.png'} --kind cycle --by all"
     assert name in lines, f"write here how {name} is called"
     if name != "train":
         assert run(lines["train"]) == ""

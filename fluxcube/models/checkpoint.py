@@ -450,15 +450,21 @@ def _trainer() -> str:
     return to_type(python="`fit`", shell="`fluxcube train`")
 
 
+def _why_no_run(folder: Path) -> str:
+    """Return why a folder is no finished run, and what to do."""
+    if (folder / "zarr.json").is_file():
+        return "it is a store (a cube or maps), where the folder of a run was expected; check the order of paths."
+    again = to_type(python="call `fit` again", shell="repeat the command `fluxcube train` that wrote it")
+    return f"it is no run, or its training is unfinished; {again}."
+
+
 def _read_about(folder: Path, name: str) -> dict:
     if not folder.is_dir():
         there = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {there}: pass the folder of a run that {_trainer()} wrote.")
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no {name}: it is no run, or its training is unfinished; run {_trainer()} again."
-        )
+        raise CheckpointError(f"{folder} has no {name}: {_why_no_run(folder)}")
     try:
         about = read_json(path, dict)
     except (ValueError, OSError) as error:

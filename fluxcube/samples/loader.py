@@ -119,10 +119,10 @@ def load_windows(
     for name, value in (("targets", targets), ("predictors", predictors)):
         if spec is not None and value is not None:
             raise ConfigError(f"{name}: the spec has its own; pass {name} without spec.")
-    check_options(options)
     cube = as_cube(cube)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
+    check_options(options)
     sites = sites_with_hours(cube) if sites is None else sites
     chosen = cube_spec(cube, sites, targets=targets or "NEE", predictors=predictors) if spec is None else spec
     towers = load_towers(cube, sites, chosen, limit, progress)

@@ -35,7 +35,8 @@ def install(
     about = folder / f"{module}-{version}.dist-info"
     about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    lines = [f"[fluxcube.{key.split()[0]}]\n{key.split()[1]} = {module}:{place}\n" for key, place in points.items()]
+    split = {tuple(key.split(" ", 1)): place for key, place in points.items()}  # a name may contain blanks
+    lines = [f"[fluxcube.{kind}]\n{name} = {module}:{place}\n" for (kind, name), place in split.items()]
     (about / "entry_points.txt").write_text("\n".join(lines))
     if text is None:
         shutil.copy(SOURCES / f"{module}.py", folder)
