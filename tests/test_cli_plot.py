@@ -11,7 +11,7 @@ import fluxcube as fc
 from fluxcube.cli import app
 from fluxcube.cli_plot import _kind_of
 from fluxcube.errors import ConfigError, UnknownNameError, from_shell
-from fluxcube.evaluation.report import write_predictions
+from fluxcube.evaluation.report import read_predictions, write_predictions
 from fluxcube.simulation.example import example_cube, example_maps
 
 optional("netCDF4")
@@ -73,9 +73,9 @@ def test_series_cycles_and_scatter_take_predictions(store, predictions, cube, tm
     series = ("--kind", "series", "--site", site, *model, "--variable", "TA", "--target", "NEE")
     run("plot", store, tmp_path / "series.png", *series)
     run("plot", store, tmp_path / "scatter.png", "--kind", "scatter", *model)
-    with xr.open_dataset(predictions) as pred:
-        fc.plot_series(cube, {"eco": pred}, tmp_path / "lib.png", sites=site, targets="NEE", variables="TA")
-        fc.plot_scatter(cube, {"eco": pred}, tmp_path / "lib2.png")
+    pred = read_predictions(predictions)
+    fc.plot_series(cube, {"eco": pred}, tmp_path / "lib.png", sites=site, targets="NEE", variables="TA")
+    fc.plot_scatter(cube, {"eco": pred}, tmp_path / "lib2.png")
     for one, other in (("series.png", "lib.png"), ("scatter.png", "lib2.png")):
         assert (tmp_path / one).read_bytes() == (tmp_path / other).read_bytes()
     run("plot", store, tmp_path / "cycle.svg", "--kind", "cycle", "--by", "all", "--max-qc", 1)

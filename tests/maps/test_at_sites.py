@@ -432,7 +432,7 @@ def test_real_reanalysis_at_davos(shared_data):
         (lambda m, c: (m.rename(latitude="y"), c, {}), SchemaError, "projected"),
         (lambda m, c: (m.drop_vars("latitude"), c, {}), SchemaError, "coordinate latitude"),
         (lambda m, c: (m.assign_coords(latitude=[1, 2, np.nan, 4, 5]), c, {}), SchemaError, "finite latitudes"),
-        (lambda m, c: (m.NEE.values, c, {}), SchemaError, "ndarray"),
+        (lambda m, c: (m.NEE.values, c, {}), ConfigError, "ndarray"),
         (lambda m, c: (m.drop_vars("NEE"), c, {}), SchemaError, "expected variables"),
     ],
 )
