@@ -214,7 +214,7 @@ class TrainingConfig:
 
     @classmethod
     def quick(cls) -> TrainingConfig:
-        """Return settings for a first score: a couple of minutes on two cores, however many towers there are."""
+        """Return settings for a first score: three short epochs, however many towers there are."""
         return cls(epochs=3, windows_per_epoch=6000, val_windows=512, warmup_epochs=0.5)
 
     @classmethod
