@@ -132,7 +132,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(monkeypatch, cube, sites, spec, tm
     rounds = []
     assert fit_rows(again, train, watched, **settings, progress=lambda done, *_: rounds.append(done)) == logged
     assert again.weights() == whole.weights()
-    assert min(rounds) >= ROUNDS and not list(tmp_path.iterdir())
+    assert min(rounds[1:]) > ROUNDS  # the first call states from where the run is resumed
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_state_of_other_settings_or_a_damaged_one_is_refused(cube, sites, spec, tmp_path):
