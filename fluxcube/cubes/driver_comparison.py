@@ -47,6 +47,7 @@ def compare_drivers(cube: Cube, name: str = ERA5) -> pd.DataFrame:
 
     Examples
     --------
+    >>> import xarray as xr
     >>> from fluxcube.cubes.drivers import add_drivers
     >>> from fluxcube.simulation.example import example_cube
     >>> cube = example_cube(sites=2, days=2)
