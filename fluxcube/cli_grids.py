@@ -196,7 +196,7 @@ def upscale(
     _check_plan(plan, format_, out)
     area = box(bbox)
     if not plan:
-        with connected(scheduler, patience):  # a scheduler that is not there is told before the forcing is read
+        with connected(scheduler, patience):  # an absent scheduler is reported before the forcing is read
             pass
     model = load_model([run, *(mix or [])], digest=digest, device="cpu")  # here it is only described
     grid = open_forcing(

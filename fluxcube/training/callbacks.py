@@ -95,7 +95,7 @@ def _not_copied(error: Exception) -> ConfigError:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what a run does; it determines no weight.
+    """Callbacks and loggers of a run; they do not influence its weights.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class Told:
     callbacks : sequence of Callback
         Callbacks; a method that one lacks is not called.
     about : mapping
-        What `on_start` is told, besides the progress of a resumed run.
+        Argument of `on_start`, without the progress of a resumed run.
 
     Raises
     ------

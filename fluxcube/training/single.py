@@ -210,7 +210,7 @@ def _train(
 
 
 def _told(plan: Plan, seed: int, place: Path | Bucket, folder: Path, watch: Watch) -> Told:
-    """Return the callbacks and loggers of a run, with what `on_start` is told."""
+    """Return the callbacks and loggers of a run, with the argument of `on_start`."""
     about = {
         "model": plan.model,
         "run": without_secrets(str(place)),
