@@ -141,7 +141,11 @@ if not TYPE_CHECKING:  # with it, a misspelled name would be an object of unknow
         if name in _MODULES:
             return importlib.import_module(f"fluxcube.{name}")
         if name not in _PUBLIC:
-            raise AttributeError(f"module 'fluxcube' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+            import difflib
+
+            near = difflib.get_close_matches(name, _PUBLIC, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(_PUBLIC)}"
+            raise AttributeError(f"module 'fluxcube' has no attribute {name!r}{hint}")
         return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 

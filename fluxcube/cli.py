@@ -259,9 +259,16 @@ def evaluate(
 
     store = str(default_store() if store is None else store)
     if protocol is not None:
-        part_option = None if part == "test" else part
+        cli_protocols.check_form(form)
         cli_protocols.check_alone(
-            by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part_option, drivers=drivers, maps=maps
+            by=by,
+            scales=scales,
+            max_qc=max_qc,
+            min_quality=min_quality,
+            part=None if part == "test" else part,
+            drivers=drivers,
+            maps=maps,
+            digest=digest,
         )
         from fluxcube.stores.objects import is_bucket
 

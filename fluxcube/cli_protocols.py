@@ -72,7 +72,17 @@ def check_alone(**options: object) -> None:
     """Refuse options of `evaluate` that a benchmark protocol sets itself (ConfigError); None and False are not set."""
     passed = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]
     if passed:
-        raise ConfigError(f"--protocol sets rows, scales and groups itself: leave out {', '.join(passed)}.")
+        raise ConfigError(
+            f"--protocol sets rows, scales and groups itself, and checks no digest: leave out {', '.join(passed)}."
+        )
+
+
+def check_form(form: str) -> None:
+    """Refuse a form of `evaluate` that the scores of a protocol do not have (ConfigError)."""
+    if form not in ("table", "md"):
+        raise ConfigError(
+            f"--protocol prints Markdown, not {form}: leave --format out, and pass --out FOLDER for CSV files."
+        )
 
 
 def score(

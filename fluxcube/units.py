@@ -390,10 +390,10 @@ def _of(name: str) -> str:
 
 
 def _unknown(unit: object, name: str) -> ConfigError:
-    near = difflib.get_close_matches(str(unit), _KNOWN, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(str(unit), _KNOWN, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return ConfigError(
-        f"{_of(name)}unit {unit!r} is not known; did you mean {near!r}? Known units, in any usual spelling: "
-        f"{', '.join(_KNOWN)}"
+        f"{_of(name)}unit {unit!r} is not known{hint} Known units, in any usual spelling: {', '.join(_KNOWN)}"
     )
 
 

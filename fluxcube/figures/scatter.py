@@ -16,6 +16,7 @@ from fluxcube.figures.predictions import Predicted, by_model
 from fluxcube.plotting.canvas import figure_of, new_axes, save_picture
 from fluxcube.plotting.towers import plot_density
 from fluxcube.resolution import DEFAULT, Default
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,7 @@ def _by_group(rows: CommonRows, target: str, by: str) -> dict[str, tuple[CommonR
     number = {name: int(mask[one.site].sum()) for name, mask in masks.items()}
     largest = sorted((name for name in masks if number[name]), key=lambda name: -number[name])[:_GROUPS]
     return {
-        f"{name} ({int(masks[name].sum())} site{'s' if masks[name].sum() != 1 else ''})": (
+        f"{name} ({counted(int(masks[name].sum()), 'site')})": (
             replace(rows, targets={target: _part(one, masks[name])}),
             rows.models[0],
         )

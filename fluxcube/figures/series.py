@@ -32,6 +32,7 @@ _NINETY = 1.645
 #: Minimum share of the time steps of a day or month that its mean needs.
 _ENOUGH = 0.8
 _STEPS = {"hour": "h", "day": "D", "month": "M"}
+_MEANS = {"D": "daily means", "M": "monthly means"}
 
 Every = Literal["hour", "day", "month"]
 
@@ -80,7 +81,7 @@ def plot_series(
         Means to draw. Default: every hour for periods of up to two months, else days, which begin at 0 h UTC for
         hourly data. The mean of a day or a month needs four fifths of its time steps, since
         half a day would be a night or a noon. Means have no intervals: how errors of
-        hours are correlated is unknown.
+        hours are correlated is unknown. Titles name the means.
 
     Returns
     -------
@@ -120,7 +121,8 @@ def plot_series(
         observed = None if observed_cube is None else _observed(observed_cube, site, name, period, step, resolution)
         lines = {m: _predicted(one, site, name, period, step, resolution) for m, one in models.items()}
         _draw(ax, observed, {m: line for m, line in lines.items() if line is not None}, styles)
-    _finish(axes, [f"{site}: {name}" for site, name in pairs])
+    means = "" if step == _own_step(resolution) else f", {_MEANS[step]}"
+    _finish(axes, [f"{site}: {name}{means}" for site, name in pairs])
     save_picture(axes[0], path)
     return tuple(axes)
 
@@ -165,6 +167,11 @@ def _step(data: xr.Dataset, period: slice, every: Every | None, resolution: Reso
     return _STEPS[every] if every else "h" if days <= _HOURLY_DAYS else "D"
 
 
+def _own_step(resolution: Resolution) -> str:
+    """Return the unit of the time steps of the data."""
+    return "D" if resolution.steps_per_day == 1 else "h"
+
+
 def _observed(cube: xr.Dataset, site: str, name: str, period: slice, step: str, resolution: Resolution) -> _Series:
     """Return the values of a flux or predictor of a cube at one tower."""
     kind, dim = ("fluxes", "target") if name in cube["target"].values else ("predictors", "variable")
@@ -199,8 +206,7 @@ def _means(
     time: np.ndarray, values: np.ndarray, share: np.ndarray, step: str, resolution: Resolution
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean of the values of each day or month with enough time steps, and of their measured share."""
-    own = "D" if resolution.steps_per_day == 1 else "h"
-    if step == own:
+    if step == _own_step(resolution):
         return time, values, share
     known = np.isfinite(values)
     periods = np.arange(time[0].astype(f"datetime64[{step}]"), time[-1].astype(f"datetime64[{step}]") + 1)

@@ -20,6 +20,7 @@ from fluxcube.models.rows import RowModel
 from fluxcube.planning.sample import peak_memory
 from fluxcube.samples.towers import Towers
 from fluxcube.stores.objects import place
+from fluxcube.tabletext import counted
 from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.fit import fit, planned
 from fluxcube.training.plan import Plan, check_bag
@@ -111,7 +112,7 @@ class TrainingPlan:
     def _steps(self) -> str:
         members = f", for each of {self.members} members" if self.members != 1 else ""
         if self.epochs:
-            return f"{self.steps // self.epochs:,} an epoch, {self.steps:,} in {self.epochs} epochs{members}"
+            return f"{self.steps // self.epochs:,} an epoch, {self.steps:,} in {counted(self.epochs, 'epoch')}{members}"
         return f"at most {self.steps:,} boosting rounds{members}" if self.steps else f"fitted at once{members}"
 
 
@@ -245,11 +246,13 @@ def _progress_of(plan: Plan, folder: Path, seed: int) -> _Resumed | None:
         from fluxcube.training.state import read_counters
 
         counters = read_counters(folder / STATE)
-        text = f"after {counters.epoch} epochs and {counters.step} steps ({counters.updates:,} steps in all)"
+        text = f"after {counted(counters.epoch, 'epoch')} and {counted(counters.step, 'step')}"
+        text += f" ({counters.updates:,} in all)"
         return _Resumed(counters.updates, text)
     if (folder / ROWS_STATE).is_file():
         growth = load_growth(folder / ROWS_STATE, plan.request(seed))
-        return _Resumed(growth.rounds, f"after {len(growth.done)} targets and {growth.rounds} rounds")
+        text = f"after {counted(len(growth.done), 'target')} and {counted(growth.rounds, 'round')}"
+        return _Resumed(growth.rounds, text)
     return None
 
 

@@ -19,6 +19,7 @@ from fluxcube.plotting.mapframe import MapFrame, shape_of
 from fluxcube.plotting.maps import draw_bar, extend_of
 from fluxcube.plotting.places import Places, box_of, places_of, values_of
 from fluxcube.plotting.projections import projection_of
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
     import pyproj
@@ -119,7 +120,7 @@ def plot_sites(
     if names:
         _write_names(frame.ax, x, y, places.index)
     count = int(inside.sum())
-    fit_title(frame.ax, f"{count} tower{'s' if count != 1 else ''}" if title is None else title, pad=frame.pad)
+    fit_title(frame.ax, counted(count, "tower") if title is None else title, pad=frame.pad)
     return save_picture(frame.ax, path)
 
 

@@ -13,6 +13,7 @@ from fluxcube.models import registry
 from fluxcube.models.network import Network
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
+from fluxcube.tabletext import counted
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.callbacks import Told
 from fluxcube.training.checks import BALANCED
@@ -124,8 +125,7 @@ def training_windows(plan: Plan, model: Network, towers: Towers, world: World, s
 
 def _summary(model: Network, counters: Counters, keep: str) -> str:
     parameters = sum(p.numel() for p in model.parameters())
-    epochs = "1 epoch" if counters.epoch == 1 else f"{counters.epoch} epochs"
-    text = f"{model.kind}, {parameters:,} parameters, {epochs} in {counters.seconds:.0f} s"
+    text = f"{model.kind}, {parameters:,} parameters, {counted(counters.epoch, 'epoch')} in {counters.seconds:.0f} s"
     rows = scored_epochs(counters.history)
     scored = [row for row in rows if any(k.startswith("val_nse_") and v == v for k, v in row.items())]
     if not scored:

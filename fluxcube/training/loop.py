@@ -17,6 +17,7 @@ from fluxcube.errors import CallbackError, CheckpointError, TrainingError
 from fluxcube.interrupts import Interrupted, Postponed, StopRequested, postponed
 from fluxcube.models.base import Batch
 from fluxcube.models.dropout import GENERATOR, DropoutKey
+from fluxcube.tabletext import counted
 from fluxcube.training.job import Job
 from fluxcube.training.loss import gaussian_nll, squared_error
 from fluxcube.training.pace import Clock, rate
@@ -174,7 +175,7 @@ class _Run:
         if self.world.rank:
             return
         if counters.updates and self.job.progress:
-            text = f"resumes after {counters.epoch} epochs and {counters.step} of {steps} steps"
+            text = f"resumes after {counted(counters.epoch, 'epoch')} and {counters.step} of {counted(steps, 'step')}"
             self.job.progress(counters.epoch * steps + counters.step, self.config.epochs * steps, text)
         self.job.told.start(done if counters.updates else None, self.config.epochs, steps)
 
@@ -186,7 +187,7 @@ class _Run:
         except CallbackError as error:
             self.save()
             counters, state = self.counters, self.job.state
-            done = f"{counters.epoch} epochs and {counters.step} steps"
+            done = f"{counted(counters.epoch, 'epoch')} and {counted(counters.step, 'step')}"
             kept = "" if state is None else f": the state after {done} is saved in {state.parent}, and can be resumed"
             raise CallbackError(f"{error}{kept}.") from error.__cause__
 
@@ -236,7 +237,7 @@ class _Run:
             self.waiting.deliver(signal.SIGTERM)  # it may have arrived in another process only
         except (KeyboardInterrupt, Interrupted) as error:
             if self.job.state is not None:
-                done = f"{self.counters.epoch} epochs and {self.counters.step} steps"
+                done = f"{counted(self.counters.epoch, 'epoch')} and {counted(self.counters.step, 'step')}"
                 error.add_note(f"the state after {done} is saved in {self.job.state.parent}; the same call continues")
             raise
 

@@ -607,6 +607,10 @@ def test_the_command_scores_a_table_of_predictions_on_the_benchmark_s_table(publ
     assert again.replace("| net |", "| mine |") == out, "predictions in NetCDF give the same page"
     refused = command(monkeypatch, capsys, *words, "--by", "igbp", "--scales", status=1)
     assert "leave out --by, --scales" in refused
+    refused = command(monkeypatch, capsys, *words, "--digest", "0123456789ab", status=1)
+    assert "leave out --digest" in refused
+    refused = command(monkeypatch, capsys, *words, "--format", "csv", status=1)
+    assert "prints Markdown, not csv" in refused and "--out FOLDER" in refused
     refused = command(monkeypatch, capsys, "evaluate", tmp_path, published, "--protocol", TA40, status=1)
     assert "contains no inputs for a run" in refused
     refused = command(monkeypatch, capsys, *words, "--draws", "5", status=1)

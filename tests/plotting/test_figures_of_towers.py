@@ -128,6 +128,7 @@ def test_daily_means_are_those_of_xarray(cube, predicted):
     (ax,) = fc.plot_series(cube, predicted, sites="XX-S00", targets="NEE", every="day")
     expected = predicted.NEE.sel(site="XX-S00").resample(time="D").mean()
     np.testing.assert_allclose(lines_of(ax)["predicted"].get_ydata(), expected.values, rtol=1e-5)
+    assert ax.get_title(loc="left") == "XX-S00: NEE, daily means"
     assert not [c for c in ax.collections if "90 %" in c.get_label()], "an interval of an hour is none of a day"
     other = predicted.NEE * 1e-3
     (ax,) = fc.plot_series(

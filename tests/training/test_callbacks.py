@@ -93,7 +93,7 @@ def test_callbacks_are_told_everything_and_change_nothing(cube, plain, tmp_path)
 
 def test_an_error_of_a_callback_saves_the_state_and_the_call_resumes(cube, plain, tmp_path):
     recorder = Recorder(fail_at=6)
-    with pytest.raises(CallbackError, match=r"Recorder.on_step failed \(OSError: the disk is full\).*1 epochs and 2"):
+    with pytest.raises(CallbackError, match=r"Recorder.on_step failed \(OSError: the disk is full\).*1 epoch and 2"):
         eco(cube, tmp_path / "run", training=SHORT, callbacks=[recorder], log="csv")
     assert recorder.of("end")[0]["state"] == "stopped" and "disk is full" in recorder.of("end")[0]["summary"]
     again, said = Recorder(), []
@@ -102,7 +102,7 @@ def test_an_error_of_a_callback_saves_the_state_and_the_call_resumes(cube, plain
     assert weights(run.path) == weights(plain.path)
     assert again.of("start")[0]["resumed"] == {"epochs": 1, "steps": 2, "updates": 6}
     assert [row["update"] for row in again.of("step")] == [7, 8]
-    assert "resumes after 1 epochs and 2 of 4 steps" in said
+    assert "resumes after 1 epoch and 2 of 4 steps" in said
     assert [int(row["update"]) for row in steps_of(run.path)] == list(range(1, 9)), "each step once"
 
 

@@ -52,7 +52,7 @@ def test_a_plan_counts_what_a_run_does(cube, tmp_path, monkeypatch):
     unfinished = fc.plan_training(cube, out=tmp_path / "run", **ECO)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
     assert plan.done == 0 and unfinished.done == 7 / plan.steps
-    assert "resumes    after 1 epochs and 2 steps (7 steps in all)" in str(unfinished)
+    assert "resumes    after 1 epoch and 2 steps (7 in all)" in str(unfinished)
     rest = Counts()
     run = fc.fit(cube, out=tmp_path / "run", callbacks=[rest], **ECO)
     assert plan.steps == counts.steps + rest.steps == plan.epochs * counts.start["steps_per_epoch"]
