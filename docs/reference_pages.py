@@ -45,9 +45,13 @@ CLASSES = (
     "fluxcube.models.tamrl.TAMRLConfig",
     "fluxcube.samples.partition.Split",
     "fluxcube.samples.loader.Windows",
+    "fluxcube.samples.lightning.WindowsDataModule",
     "fluxcube.inference.predictor.Predictor",
     "fluxcube.inference.options.PredictionOptions",
     "fluxcube.planning.maps.MapPlan",
+    "fluxcube.planning.training.TrainingPlan",
+    "fluxcube.training.callbacks.Callback",
+    "fluxcube.cubes.own_site.OwnSite",
     "fluxcube.exports.accessor.FluxcubeAccessor",
 )
 
