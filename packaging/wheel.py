@@ -104,8 +104,13 @@ def pythons(versions: list[str]) -> Iterator[tuple[str, str]]:
 def environment(folder: Path, python: str, what: str) -> Path:
     """Return the program folder of a new environment with a package and its tested dependencies."""
     run(python, "-m", "venv", folder)
-    pip = (folder / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile")
-    run(*pip, "-c", ROOT / "constraints.txt", what)
+    uv, links = Path(sys.executable).with_name("uv"), os.environ.get("PIP_FIND_LINKS")
+    if uv.exists():
+        install = [uv, "pip", "install", "-q", "--python", folder / "bin/python"]
+        install += ["--find-links", links] if links else []
+    else:
+        install = [folder / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
+    run(*install, "-c", ROOT / "constraints.txt", what)
     return folder / "bin"
 
 
