@@ -1,6 +1,7 @@
 """Configuration of Sphinx: pages are written in Markdown; the reference is generated from the package itself."""
 
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ from diagrams import write_diagrams  # noqa: E402
 from reference_pages import write_pages  # noqa: E402
 
 logging.getLogger("traitlets").setLevel(logging.WARNING)  # nbclient reports each notebook
+# Each kernel warns that it talks to this process without encryption; the settings of the user are not read.
+SETTINGS = DOCS / "_build" / "ipython"
+(SETTINGS / "profile_default").mkdir(parents=True, exist_ok=True)
+(SETTINGS / "profile_default" / "ipython_kernel_config.py").write_text("get_config().Application.log_level = 40\n")
+os.environ["IPYTHONDIR"] = str(SETTINGS)
 write_pages(DOCS / "reference")
 write_diagrams(DOCS / "reference" / "diagrams")
 

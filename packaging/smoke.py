@@ -14,7 +14,7 @@ NEEDS = {
     "train carbonsense.zarr runs/eco": "train",
     "upscale ecoperceiver-towers forcing.zarr maps.zarr": "train",
     "demo --quick": "train",
-    "fetch towers new --sites DE-Tha": "fetch",
+    "fetch towers new --sites DE-Tha": "fetch-towers",
     "fetch modis new --bbox 5,45,6,46 --years 2018 --service planetary": "fetch-modis",
 }
 
