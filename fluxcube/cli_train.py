@@ -48,8 +48,8 @@ def train(
     predictors: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated names, grid (what ERA5 supplies and the towers have) or common; default: all "
-            "with data."
+            help="Comma-separated names, grid (TA, SW_IN, VPD, P and clocks, which ERA5 supplies) or common; default: "
+            "all with data."
         ),
     ] = None,
     memory_days: Annotated[

@@ -49,6 +49,9 @@ PUBLISHED_PREDICTORS = (
 COMPUTED = ("DOY", "TOD", "SW_IN_POT")
 #: Weather that towers measure and ERA5 supplies in the same sense and units; `fluxcube fetch era5` fetches it.
 WEATHER = ("TA", "TA_RANGE", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS")
+#: The part of it from which models are trained for maps. LW_IN, PA and WS differ between towers more than they explain:
+#: with them, models of few towers learn at which tower they are (docs/training.md has the scores).
+MAPPED = ("TA", "TA_RANGE", "SW_IN", "VPD", "P")
 
 #: The bands of a chip: seven MCD43A4 reflectances, snow (MCD43A2) and water (MCD43A2).
 BANDS = ("red", "nir", "blue", "green", "swir1", "swir2", "swir3", "snow", "water")
@@ -179,14 +182,14 @@ def predictors(resolution: str = "hourly", *, declared: bool = True) -> tuple[st
 
 
 def grid_predictors(resolution: str = "hourly") -> tuple[str, ...]:
-    """Return the predictors that the weather of a grid supplies, or place and time, in table order.
+    """Return the predictors from which models are trained for maps: weather, place and time, in table order.
 
     Examples
     --------
     >>> grid_predictors("daily")
-    ('DOY', 'TA', 'TA_RANGE', 'SW_IN', 'LW_IN', 'VPD', 'PA', 'P', 'WS', 'SW_IN_POT')
+    ('DOY', 'TA', 'TA_RANGE', 'SW_IN', 'VPD', 'P', 'SW_IN_POT')
     """
-    return tuple(name for name in predictors(resolution, declared=False) if name in (*WEATHER, *COMPUTED))
+    return tuple(name for name in predictors(resolution, declared=False) if name in (*MAPPED, *COMPUTED))
 
 
 def targets(resolution: str = "hourly") -> tuple[str, ...]:

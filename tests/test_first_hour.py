@@ -108,7 +108,7 @@ def _without(cube, name, sites):
     )
 
 
-def test_the_word_grid_is_what_a_forcing_supplies_and_towers_have(cube):
+def test_the_word_grid_is_what_maps_are_made_from_and_towers_have(cube):
     spec = fc.load_windows(cube, length=24, predictors="grid").spec
     assert spec.predictors == ("DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT")  # of the example, all that it has
     with_co2 = cube.copy()

@@ -19,7 +19,6 @@ TABLE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 ONLY_IN_THE_SHELL = {
     "also": "further folders; in Python the first argument is a list",
     "set": "one setting of a dataclass",
-    "preset": "a name of settings; in Python they are passed",
     "chips": "bands= chooses channels in Python",
     "mix": "in Python a mixed model is an object",
     "digest": "an argument of load_model",

@@ -300,8 +300,8 @@ def choose_predictors(
     limit : QualityLimit
         Quality of the predictors that are used.
     requested : str or sequence of str, optional
-        Names, which are returned as they are, and words: "grid" is what the weather of a grid supplies
-        (`fluxcube.variables.grid_predictors`) and the sites have, "common" what at least 90 % of the sites with any
+        Names, which are returned as they are, and words: "grid" is that part of
+        `fluxcube.variables.grid_predictors` that the sites have, "common" what at least 90 % of the sites with any
         predictor have. Sites that lack a predictor of these words are logged.
 
     Raises

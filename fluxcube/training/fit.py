@@ -31,7 +31,7 @@ from fluxcube.training.plan import Plan, check_bag, make_plan
 from fluxcube.training.request import FitRequest
 from fluxcube.training.run import Run
 from fluxcube.training.seeds import train_seeds
-from fluxcube.training.settings import changed
+from fluxcube.training.settings import changed, configure
 from fluxcube.training.single import Data, train_one
 
 
@@ -51,6 +51,7 @@ def fit(
     pixels: int | None = None,
     images: Sequence[str] | None = None,
     split: SplitChoice | None = None,
+    preset: str | None = None,
     config: Config | Mapping | None = None,
     training: TrainingConfig | Mapping | None = None,
     epochs: int | None = None,
@@ -93,10 +94,10 @@ def fit(
         Folder of the run; also in a bucket, such as ``s3://bucket/run``: it is trained in a temporary folder of this
         machine, and each saved state is copied to the bucket.
     predictors : str or sequence of str, optional
-        Model inputs: names, or "grid" for those that ERA5 supplies and the training towers have, so that the model can
-        make maps, or "common" for those that at least 90 % of the towers have; words and names can be combined. Towers
-        that lack one of these are logged. By default all with data in more than 1 % of the training time steps that are
-        not targets.
+        Model inputs: names, or "grid" for those of `fluxcube.variables.grid_predictors` that the training towers have,
+        so that the model can make maps from ERA5, or "common" for those that at least 90 % of the towers have; words
+        and names can be combined. Towers that lack one of these are logged. By default all with data in more than 1 %
+        of the training time steps that are not targets.
     memory_days : sequence of int, optional
         Spans in days of trailing means that are added as inputs; by default none.
     bands : sequence of str, optional
@@ -127,6 +128,9 @@ def fit(
         A split (`fluxcube.split`, one of `fluxcube.kfold`), or a kind or file as ``--split`` takes it, such as
         "kfold:1". By default class by class, or a fold of whole clusters where that would leave too few towers to train
         (`fluxcube.samples.default_split.default_split`); which one is logged, and recorded in the run.
+    preset : str, optional
+        Name of settings of the model, and of its training: "quick" for a first score, "small" (the default of networks)
+        or "published"; `config` and `training` are then mappings that change some of them.
     config : config or mapping, optional
         Settings of the model; by default its preset small if gradient descent trains it, else its config's defaults. A
         mapping changes these.
@@ -270,8 +274,8 @@ def planned(cube: Cube, options: Mapping[str, Any]) -> Plan:
     """
     given = SimpleNamespace(**options)
     _check_used(given.model, given.epochs, given.seeds, given.jobs)
-    training = _training(given.training, given.epochs)
-    config, training = _on_device(given.model, given.config, training, given.device, given.deterministic)
+    config, training = _settings(given)
+    config, training = _on_device(given.model, config, training, given.device, given.deterministic)
     cube = as_cube(cube)
     source, cube = origin(cube), validate_cube(cube)
     cube = cube if given.drivers is None else use_drivers(cube, given.drivers)
@@ -291,6 +295,17 @@ def planned(cube: Cube, options: Mapping[str, Any]) -> Plan:
         }
     )
     return dataclasses.replace(make_plan(cube, request), source=source)
+
+
+def _settings(given: SimpleNamespace) -> tuple[Config | Mapping | None, TrainingConfig]:
+    """Return the settings of the model and of its training: those of a preset with changes, or those passed."""
+    if given.preset is None:
+        return given.config, _training(given.training, given.epochs)
+    tables = {"config": given.config or {}, "training": given.training or {}}
+    if whole := [name for name, table in tables.items() if not isinstance(table, Mapping)]:
+        raise ConfigError(f"{whole[0]} has every setting, as preset does: pass a mapping of changes, or leave one out.")
+    chosen = {"search": given.search, "init": given.init, "epochs": given.epochs}
+    return configure(given.model, given.preset, **chosen, tables=tables)
 
 
 def _training(training: TrainingConfig | Mapping | None, epochs: int | None) -> TrainingConfig:

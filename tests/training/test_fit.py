@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import inspect
 import json
 
 import kernels
@@ -22,7 +23,7 @@ from fluxcube.samples.splits import Split
 from fluxcube.samples.windows import gather
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.fit import fit
+from fluxcube.training.fit import fit, planned
 from fluxcube.training.settings import complete_config, configure
 from fluxcube.training.validation import observed_nse as nse
 
@@ -329,6 +330,31 @@ def test_presets_by_name():
     assert preset_config("xgboost", None) is None
     with pytest.raises(UnknownNameError, match="published"):
         preset_config("ecoperceiver", "publish")
+
+
+@pytest.mark.parametrize("model", ["ecoperceiver", "xgboost"])
+def test_a_preset_in_python_is_that_of_the_command(model, tmp_path):
+    cube = example_cube(sites=12, days=12)
+    defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items() if name != "cube"}
+    config, training = configure(model, "quick")
+    change = next(iter(dataclasses.asdict(config)))
+    changed = {change: getattr(config, change)}
+    plans = [
+        planned(cube, defaults | {"model": model, "out": tmp_path} | options)
+        for options in (
+            {"config": config, "training": training},
+            {"preset": "quick"},
+            {"preset": "quick", "config": changed},
+        )
+    ]
+    assert plans[0].config == plans[1].config == plans[2].config
+    assert plans[0].training == plans[1].training == plans[2].training
+    plain = planned(cube, defaults | {"model": model})
+    assert (plain.config, plain.training) != (plans[0].config, plans[0].training)
+    with pytest.raises(ConfigError, match="config has every setting, as preset does"):
+        planned(cube, defaults | {"model": model, "preset": "quick", "config": config})
+    with pytest.raises(UnknownNameError, match="did you mean 'quick'"):
+        planned(cube, defaults | {"model": model, "preset": "quik"})
 
 
 def test_a_split_in_time_trains_on_its_periods_alone(tmp_path):
