@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.errors import ExtensionError
+
 import fluxcube
 
 DOCS = Path(__file__).parent
@@ -79,6 +81,14 @@ def readable(app, what, name, obj, options, signature, returns):
     return short(signature), short(returns)
 
 
+def check_pictures(app, exception):
+    """End the build if a page has the name of a figure where its picture should be."""
+    pages = [] if exception or app.builder.name != "html" else Path(app.outdir).glob("*.html")
+    if lacking := [page.name for page in pages if re.search(r"&lt;(Figure size|Axes:)", page.read_text("utf-8"))]:
+        raise ExtensionError(f"figures are named and not shown: {', '.join(lacking)}")
+
+
 def setup(app):
-    """Connect the function that shortens signatures."""
+    """Connect the functions that shorten signatures and look for pictures."""
     app.connect("autodoc-process-signature", readable)
+    app.connect("build-finished", check_pictures)

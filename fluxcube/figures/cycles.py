@@ -13,7 +13,7 @@ from fluxcube.errors import ConfigError, SchemaError, to_type
 from fluxcube.evaluation.common_rows import CommonRows, rows_in_common
 from fluxcube.evaluation.cycles import CycleKind, mean_cycles
 from fluxcube.figures.predictions import Predicted, by_model, flux_of, selected, targets_of
-from fluxcube.plotting.canvas import figure_of, ink, new_axes, print_units, save_picture, styles_of
+from fluxcube.plotting.canvas import Panels, figure_of, ink, new_axes, print_units, save_panels, styles_of
 from fluxcube.plotting.classes import group_labels, ordered_groups
 from fluxcube.plotting.curves import draw_cycle_panel
 from fluxcube.resolution import DEFAULT, Default
@@ -43,7 +43,7 @@ def plot_cycle(
     sites: str | Sequence[str] | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
-) -> tuple[Axes, ...]:
+) -> Panels:
     """Draw the mean diurnal and seasonal cycle of towers, observed and predicted, by class.
 
     Means are those of `fluxcube.evaluation.cycles.mean_cycles`: of the rows that the observations and all models have,
@@ -108,8 +108,7 @@ def plot_cycle(
     rows = rows_in_common(by_site, arrays, max_qc=max_qc, min_quality=min_quality)
     tables = _tables(rows, cycle, "tower" if by == "site" else by)
     axes = _draw(tables, panels, [name for name in ("observed", *models)])
-    save_picture(axes[0], path)
-    return tuple(axes)
+    return save_panels(axes, path)
 
 
 def _only(model: xr.Dataset | xr.DataArray, target: str) -> xr.DataArray:

@@ -13,7 +13,7 @@ from fluxcube.evaluation.common_rows import CommonRows, TargetRows, groups_of, r
 from fluxcube.evaluation.density import density
 from fluxcube.evaluation.rows import Labelled
 from fluxcube.figures.predictions import Predicted, by_model
-from fluxcube.plotting.canvas import figure_of, new_axes, save_picture
+from fluxcube.plotting.canvas import Panels, figure_of, new_axes, save_panels
 from fluxcube.plotting.towers import plot_density
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.tabletext import counted
@@ -36,7 +36,7 @@ def plot_scatter(
     columns: int = 3,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
-) -> tuple[Axes, ...]:
+) -> Panels:
     """Draw predictions against observations, with the 1:1 line, the regression line and scores.
 
     Rows and scores are those of `fluxcube.evaluate`: time steps with an accepted observation and a prediction of every
@@ -101,8 +101,7 @@ def plot_scatter(
     for ax, (title, (part, model)) in zip(axes, panels.items(), strict=True):
         plot_density(density(part, bins=bins), target=target, model=model, title=title, ax=ax)
     figure_of(axes[0]).suptitle(target, fontsize=11)
-    save_picture(axes[0], path)
-    return tuple(axes)
+    return save_panels(axes, path)
 
 
 def _by_model(rows: CommonRows) -> dict[str, tuple[CommonRows, str]]:

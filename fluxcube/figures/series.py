@@ -12,7 +12,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, to_type, unknown
 from fluxcube.figures.predictions import Predicted, by_model, flux_of, selected, targets_of
-from fluxcube.plotting.canvas import Style, ink, print_units, save_picture, styles_of
+from fluxcube.plotting.canvas import Panels, Style, ink, print_units, save_panels, styles_of
 from fluxcube.plotting.curves import new_series_axes
 from fluxcube.plotting.points import title_and_legend
 from fluxcube.resolution import Resolution, quality_limit, resolution_of
@@ -58,7 +58,7 @@ def plot_series(
     variables: str | Sequence[str] | None = None,
     time: str | slice | None = None,
     every: Every | None = None,
-) -> tuple[Axes, ...]:
+) -> Panels:
     """Draw the series of towers: observations as dots, predictions as lines with intervals of 90 %.
 
     Parameters
@@ -123,8 +123,7 @@ def plot_series(
         _draw(ax, observed, {m: line for m, line in lines.items() if line is not None}, styles)
     means = "" if step == _own_step(resolution) else f", {_MEANS[step]}"
     _finish(axes, [f"{site}: {name}{means}" for site, name in pairs])
-    save_picture(axes[0], path)
-    return tuple(axes)
+    return save_panels(axes, path)
 
 
 def _panels(

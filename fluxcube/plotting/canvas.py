@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,8 @@ _INKED = (
 )
 #: Name of the observations in tables beside the models.
 _OBSERVED = "observed"
+#: Dots per inch of a figure in a notebook.
+_SCREEN = 100
 _OURS = "fluxcube"  # label of figures that are not the caller's
 #: Colours of models, with a contrast of 3:1 on white and on black; markers and lines differ as well.
 _MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#C4699B", "#B07A00", "#7A7ADB", "#808080")
@@ -163,6 +166,23 @@ def styles_of(models: Iterable[str], styles: Mapping[str, Style] | None) -> dict
     return {**every, **(styles or {}), _OBSERVED: every[_OBSERVED]}
 
 
+class Panels(tuple["Axes", ...]):
+    """Axes of one figure, in a tuple; a notebook shows the figure, as it does for single axes that fluxcube made.
+
+    Figures are not registered with pyplot, which would keep each of a thousand in RAM, so that notebooks must be told.
+    """
+
+    __slots__ = ()
+
+    @property
+    def figure(self) -> Figure:
+        """The figure."""
+        return figure_of(self[0])
+
+    def _repr_png_(self) -> bytes:
+        return picture_bytes(self[0], "png", dpi=_SCREEN)
+
+
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """Return `ax`, or the axes of a new figure of (width, height) inches, which is not registered with pyplot.
 
@@ -215,6 +235,7 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
         If matplotlib cannot write the file format of the ending.
     """
     _show_names_as_they_are(ax)
+    _show_in_notebooks(ax)
     if path is None:
         return ax
     path = Path(path)
@@ -228,6 +249,20 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     with replacing(path) as temporary:
         temporary.write_bytes(picture_bytes(ax, path.suffix.lstrip(".").lower()))
     return ax
+
+
+def save_panels(axes: Sequence[Axes], path: str | Path | None) -> Panels:
+    """Write a figure of several axes as `save_picture` does; return the axes."""
+    save_picture(axes[0], path)
+    return Panels(axes)
+
+
+def _show_in_notebooks(ax: Axes) -> None:
+    """Let a notebook show a figure of fluxcube for its axes and for itself."""
+    figure = figure_of(ax)
+    if figure.get_label() == _OURS:
+        for shown in (ax, figure):
+            setattr(shown, "_repr_png_", functools.partial(picture_bytes, ax, "png", dpi=_SCREEN))  # noqa: B010
 
 
 def _show_names_as_they_are(ax: Axes) -> None:

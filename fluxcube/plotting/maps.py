@@ -19,7 +19,17 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.geometry import west_to_east
-from fluxcube.plotting.canvas import figure_of, fit_title, ink, new_axes, new_panels, print_units, save_picture
+from fluxcube.plotting.canvas import (
+    Panels,
+    figure_of,
+    fit_title,
+    ink,
+    new_axes,
+    new_panels,
+    print_units,
+    save_panels,
+    save_picture,
+)
 from fluxcube.plotting.categories import categories_of, draw_categories
 from fluxcube.plotting.mapframe import MapFrame, shape_of
 from fluxcube.plotting.places import Places, places_of
@@ -86,11 +96,11 @@ def plot_map(maps: xr.DataArray, path: str | Path | None = None, **options: Unpa
 @overload
 def plot_map(
     maps: xr.DataArray, path: str | Path | None = None, *, panels: str, **options: Unpack[_MapOptions]
-) -> tuple[Axes, ...]: ...
+) -> Panels: ...
 
 
 @overload
-def plot_map(maps: xr.Dataset, path: str | Path | None = None, **options: Unpack[_MapOptions]) -> tuple[Axes, ...]: ...
+def plot_map(maps: xr.Dataset, path: str | Path | None = None, **options: Unpack[_MapOptions]) -> Panels: ...
 
 
 def plot_map(
@@ -110,7 +120,7 @@ def plot_map(
     coast: bool = True,
     borders: bool | None = None,
     ax: Axes | None = None,
-) -> Axes | tuple[Axes, ...]:
+) -> Axes | Panels:
     """Draw one map with coasts, or several side by side.
 
     A global map begins at 180 degrees west, wherever its grid begins; a map across the antimeridian is in one piece.
@@ -189,8 +199,7 @@ def plot_map(
     if ax is not None:
         raise ConfigError("ax: several panels are drawn in a figure of their own; leave ax out, or select one map.")
     axes = _draw_panels(maps, panels, columns, applicable, look, title)
-    save_picture(axes[0], path)
-    return axes
+    return save_panels(axes, path)
 
 
 def _draw_map(

@@ -203,3 +203,14 @@ def test_without_matplotlib_every_figure_names_the_extra(draw, cube, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(MissingPackageError, match=r"fluxcube\[plot\]"):
         getattr(fc, draw)(cube)
+
+
+def test_a_notebook_shows_figures_and_leaves_those_of_others_alone(cube, predicted):
+    from matplotlib.figure import Figure
+
+    (one,) = panels = fc.plot_series(cube, predicted, sites="XX-S00", targets="NEE")
+    assert isinstance(panels, tuple) and panels.figure is one.figure
+    for shown in (panels, one, one.figure, fc.plot_sites(cube), fc.plot_cycle(cube, by=None)):
+        assert shown._repr_png_().startswith(b"\x89PNG")
+    theirs = Figure().subplots()
+    assert not hasattr(fc.plot_sites(cube, ax=theirs), "_repr_png_") and not hasattr(theirs.figure, "_repr_png_")
