@@ -126,12 +126,13 @@ def _numbered(ds: xr.Dataset) -> xr.Dataset:
             "flag_meanings": " ".join(["unknown", *IGBP_NUMBERS]),
         }
         out = out.drop_vars("igbp").assign(igbp=(ds["igbp"].dims, numbers, attrs))
+    flags = {}  # assigned at once: each assignment compares all variables with each other
     for name, array in out.data_vars.items():
         if "flag_values" in array.attrs:
             values = np.asarray(array.attrs["flag_values"], "int8")
-            out[name] = array.copy(data=array.data).assign_attrs(flag_values=values)
-            out[name].encoding = {"dtype": "int8", "_FillValue": np.int8(-127)} if array.dtype.kind == "f" else {}
-    return out
+            flags[name] = array.copy(data=array.data).assign_attrs(flag_values=values)
+            flags[name].encoding = {"dtype": "int8", "_FillValue": np.int8(-127)} if array.dtype.kind == "f" else {}
+    return out.assign(flags)
 
 
 def _bounds(ds: xr.Dataset) -> xr.Dataset:
@@ -214,8 +215,8 @@ def _with_long_name(name: str, attrs: dict[str, object]) -> dict[str, object]:
 
 def _ancillary(ds: xr.Dataset, name: str) -> dict[str, object]:
     """Return the attribute that names the quality, uncertainty and land of a variable."""
-    same = [str(other) for other in ds.data_vars if str(other).startswith(f"{name}_") and set(ds[other].dims)]
-    near = [other for other in same if set(ds[other].dims) <= set(ds[name].dims) and not other.endswith("_bnds")]
+    dims = {str(other): set(ds.variables[other].dims) for other in ds.data_vars if str(other).startswith(f"{name}_")}
+    near = [o for o, its in dims.items() if its and its <= set(ds.variables[name].dims) and not o.endswith("_bnds")]
     land = ["land_fraction"] if "grid_mapping" in ds[name].attrs and "land_fraction" in ds else []
     return {"ancillary_variables": " ".join([*near, *land])} if [*near, *land] else {}
 
@@ -242,7 +243,8 @@ def _ordered(ds: xr.Dataset) -> xr.Dataset:
         if str(name).endswith("_bnds"):
             continue
         dims = sorted(array.dims, key=lambda dim: last.index(str(dim)) if dim in last else -1)
-        arrays[name] = array.transpose(*dims)
+        if dims != list(array.dims):
+            arrays[name] = array.transpose(*dims)
     return ds.assign(arrays)
 
 

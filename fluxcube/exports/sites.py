@@ -55,6 +55,7 @@ def write_sites(
     if format not in FORMATS:
         raise ConfigError(f"format={format!r}: expected csv or netcdf.")
     towers, place = _towers(ds), Path(folder)
+    source = ds if is_stacked(ds) and ds["site"].ndim else towers  # of a stack, few arrays are read for each tower
     columns = _columns(towers) if format == "csv" else ()
     names = _file_names(towers, format)
     others = {"sites.csv": _about(towers), "variables.csv": _described(towers, columns)}
@@ -62,7 +63,7 @@ def write_sites(
     _prepare(place, [*names.values(), *others], overwrite)
     for done, (site, name) in enumerate(names.items(), 1):
         with replacing(place / name) as temporary:
-            _write_site(towers, site, temporary, columns)
+            _write_site(source.sel(site=[site]).isel(time=_range(towers, site)), temporary, columns)
         if progress is not None:
             progress(done, len(names), name)
     for name, rows in others.items():
@@ -177,7 +178,7 @@ def _safe(site: str) -> str:
 
 def _range(ds: xr.Dataset, site: str) -> slice | None:
     """Return the part of the time axis from the first to the last value of a tower; None if it has none."""
-    one = ds.sel(site=site)
+    one = ds.coords.to_dataset().sel(site=site)
     if "time_start" in one.coords and "time_stop" in one.coords and not np.isnat(one["time_start"].values):
         time = ds["time"].values
         first, stop = (int(np.searchsorted(time, one[name].values)) for name in ("time_start", "time_stop"))
@@ -185,17 +186,19 @@ def _range(ds: xr.Dataset, site: str) -> slice | None:
     known = np.zeros(ds.sizes["time"], bool)
     for name in _series(ds):
         if ds[name].dtype.kind == "f":
-            known |= np.isfinite(one[name].values)
+            known |= np.isfinite(ds[name].sel(site=site).values)
     at = np.flatnonzero(known)
     return slice(int(at[0]), int(at[-1]) + 1) if at.size else None
 
 
-def _write_site(ds: xr.Dataset, site: str, path: Path, columns: Sequence[_Column]) -> None:
-    one = ds.sel(site=[site]).isel(time=_range(ds, site))
+def _write_site(one: xr.Dataset, path: Path, columns: Sequence[_Column]) -> None:
+    """Write a tower, which is the only one of a Dataset."""
+    one = one.compute()
+    one = to_variables(one) if is_stacked(one) else one
     if not columns:
         write_netcdf(one, path)
         return
-    values = one[[column.array for column in columns]].isel(site=0).compute()
+    values = one[[column.array for column in columns]].isel(site=0)
     frame = pd.DataFrame(_stamps(one) | dict(_texts(values, columns)))
     frame.to_csv(path, index=False, na_rep="-9999")
 
