@@ -1,5 +1,5 @@
 # `make demo` runs the main job from raw files to a map; `make test` checks style and types and passes the tests, with a
-# third of the long proofs (by the ISO week); `make proofs` does all of these; `make samples` runs every recipe on its sample;
+# third of the long ones (by the ISO week); `make proofs` passes all of these; `make samples` runs every recipe on its sample;
 # `make docs` builds the documentation; `make wheel` builds the package and tries it in clean environments; `make lowest` passes
 # the tests with the lowest versions that pyproject.toml allows; `make release VERSION=...` sets a version and tags it;
 # `make catalog` writes the catalog from the metadata of the recipes. Each makes .venv first.

@@ -6,7 +6,8 @@ module is imported when its doctest runs.
 Tests marked `proof` repeat, at length, what shorter tests show in part. A run does one of three parts of them, which
 follow each other by the ISO week, so that all runs of a week do the same and three weeks of runs do all. The first line
 of a run reports the part; `--proofs` chooses: all, none, or one part by its number. The marker can name the part,
-`proof(part=2)`, so that the longest proofs are in different parts; the others are divided by their names.
+`proof(part=2)`, so that the longest proofs are in different parts; the others are divided by their names. The tests
+that `tests/long_tests.txt` lists are proofs as well: they repeat what shorter tests show in part.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ast
 import datetime
 import doctest
+import gc
 import importlib
 import zlib
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent / "fluxcube"
+LONG = Path(__file__).parent / "tests" / "long_tests.txt"
 PARTS = 3
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
@@ -36,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the part once, so that all workers of pytest-xdist do the same."""
+    gc.set_threshold(100_000, 20, 100)  # looking for garbage among all modules and tests takes 7 % of the time
     if config.option.proofs is None:
         weeks = (datetime.date.today().toordinal() - 1) // 7  # since a Monday; the number never begins anew
         part = str(weeks % PARTS + 1)
@@ -47,15 +51,24 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"long proofs: {config.option.proofs} (of {PARTS} parts; --proofs chooses)"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the proofs of other parts."""
-    part, left_out = config.option.proofs, []
+    part, left_out, long = config.option.proofs, [], long_tests()
     for item in items:
         marker = item.get_closest_marker("proof")
+        if marker is None and {item.nodeid, item.nodeid.partition("[")[0]} & long:
+            item.add_marker(pytest.mark.proof)
+            marker = item.get_closest_marker("proof")
         if marker and part not in ("all", str(marker.kwargs.get("part", zlib.crc32(item.nodeid.encode()) % PARTS + 1))):
             left_out.append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
+
+
+def long_tests() -> set[str]:
+    """Return the tests of `tests/long_tests.txt`, with or without their parameters."""
+    return {line for line in LONG.read_text("utf-8").splitlines() if not line.startswith("#")}
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

@@ -100,3 +100,15 @@ def test_a_wrong_release_is_refused_and_changes_nothing(clone):
     assert not git(clone, "status", "--porcelain") and not git(clone, "tag")
     (clone / "CITATION.cff").write_text("x", "utf-8")
     assert "uncommitted changes" in release(clone, "9.1.0").stderr
+
+
+def test_the_list_of_long_tests_names_tests():
+    lines = [line for line in (ROOT / "tests" / "long_tests.txt").read_text("utf-8").splitlines() if line[:1] != "#"]
+    assert lines == sorted(set(lines))
+    gone = [
+        line
+        for file, _, name in (line.partition("::") for line in lines)
+        if not re.search(rf"^ *def {name.partition('[')[0]}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)
+        for line in [f"{file}::{name}"]
+    ]
+    assert not gone, f"renamed or removed: {gone}"
