@@ -46,6 +46,11 @@ def to_type(*, python: str, shell: str) -> str:
     return shell if _in_shell else python
 
 
+def overwrite_option() -> str:
+    """Return what replaces existing output, in the language in which fluxcube was called."""
+    return to_type(python="overwrite=True", shell="--overwrite")
+
+
 #: Name and password in a URL. A password may contain "/" and "@", as keys of S3 do; a path loses one slash ("s3:/").
 #: What follows a colon is no password if it is the number of a port.
 _USER = re.compile(

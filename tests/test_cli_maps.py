@@ -88,7 +88,7 @@ def test_means_are_written_for_other_programs(store, tmp_path):
     run("export", store, tmp_path / "day.nc", "--variable", "NEE", "--cycle")
     with xr.open_dataset(tmp_path / "day.nc") as back:
         assert back.NEE.dims == ("time", "hour", "lat", "lon")
-    with pytest.raises(StoreError, match="--overwrite"):
+    with pytest.raises(StoreError, match="overwrite"):
         run("export", store, tmp_path / "day.nc", "--cycle")
     with pytest.raises(ConfigError, match="--every"):
         run("export", store, tmp_path / "hours.nc", "--clock", "solar")

@@ -13,7 +13,7 @@ from typing import Any
 
 from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.report import read_report
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import ConfigError, StoreError, overwrite_option
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.stores.reading import store_attrs
@@ -28,9 +28,7 @@ def settings_of(store: str | os.PathLike) -> dict[str, str]:
     if attrs.get("kind") != "cube":
         raise StoreError(f"{store}: expected a cube, found a store of kind {attrs.get('kind')!r}.")
     if "packing" not in attrs:
-        raise StoreError(
-            f"{store}: an older version of fluxcube wrote it; build it again with overwrite (--overwrite)."
-        )
+        raise StoreError(f"{store}: an older version of fluxcube wrote it; build it again with {overwrite_option()}.")
     return {key: str(attrs[key]) for key in _SETTINGS if key in attrs}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from dask.callbacks import Callback
 
-from fluxcube.errors import ConfigError, StoreError, missing_package
+from fluxcube.errors import ConfigError, StoreError, missing_package, overwrite_option
 from fluxcube.exports.cf import as_cf
 from fluxcube.stores.files import replacing
 
@@ -33,7 +33,7 @@ def write_file(
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: expected a file that ends in .nc, found {path.suffix or 'no ending'!r}: rename it.")
     if path.exists() and not overwrite:
-        raise StoreError(f"{path} exists: pass overwrite=True (--overwrite) to replace it, or choose another path.")
+        raise StoreError(f"{path} exists: pass {overwrite_option()} to replace it, or choose another path.")
     with replacing(path) as temporary:
         write_netcdf(ds, temporary, progress=progress)
     return path

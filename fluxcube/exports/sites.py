@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SchemaError, StoreError
+from fluxcube.errors import ConfigError, SchemaError, StoreError, overwrite_option
 from fluxcube.exports.netcdf import write_netcdf
 from fluxcube.exports.unstack import is_stacked, to_variables
 from fluxcube.resolution import resolution_of
@@ -270,7 +270,5 @@ def _prepare(folder: Path, names: Sequence[str], overwrite: bool) -> None:
         raise StoreError(f"{folder}: its parent folder does not exist; make it first.")
     existing = [name for name in names if (folder / name).exists()]
     if existing and not overwrite:
-        raise StoreError(
-            f"{folder / existing[0]} exists: pass overwrite=True (--overwrite) to replace it, or another folder."
-        )
+        raise StoreError(f"{folder / existing[0]} exists: pass {overwrite_option()} to replace it, or another folder.")
     folder.mkdir(exist_ok=True)

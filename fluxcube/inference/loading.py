@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxcube.devices import check_device
-from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
+from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, overwrite_option
 from fluxcube.inference.devices import is_placed, place
 from fluxcube.inference.mixed import MixedPredictor, mix, report_left_out
 from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
@@ -327,9 +327,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not checkpoint.is_mixed(folder):
         raise CheckpointError(f"{folder} contains other files ({', '.join(found[:3])}): use a folder of its own.")
     if not overwrite:
-        raise CheckpointError(
-            f"{folder} contains a mixed ensemble: pass overwrite=True (--overwrite) or another folder."
-        )
+        raise CheckpointError(f"{folder} contains a mixed ensemble: pass {overwrite_option()} or another folder.")
 
 
 def load_reference(reference: Reference) -> Predictor:

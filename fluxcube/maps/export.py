@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SchemaError, StoreError, unknown
+from fluxcube.errors import ConfigError, SchemaError, StoreError, overwrite_option, unknown
 from fluxcube.exports.netcdf import write_netcdf
 from fluxcube.geometry import cell_area, cell_bounds, west_to_east
 from fluxcube.maps.geotiff import write_geotiff
@@ -113,7 +113,7 @@ def export_maps(
     files = dict(_files(ds, path, format))
     for file in files:
         if file.exists() and not overwrite:
-            raise StoreError(f"{file} exists: pass overwrite (--overwrite) to replace it, or choose another path.")
+            raise StoreError(f"{file} exists: pass {overwrite_option()} to replace it, or choose another path.")
     for done, (file, part) in enumerate(files.items(), 1):
         with replacing(file) as temporary:
             if format == "geotiff":

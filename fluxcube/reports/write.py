@@ -11,7 +11,7 @@ import xarray as xr
 
 import fluxcube
 from fluxcube.cubes.selection import Cube, as_cube
-from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
+from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package, overwrite_option
 from fluxcube.evaluation.common_rows import OBSERVED
 from fluxcube.evaluation.sums import QualityOptions
 from fluxcube.maps.store import Maps, as_maps
@@ -195,7 +195,7 @@ def _prepared(folder: Path, overwrite: bool) -> Path:
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file: pass a folder for the report.")
     if (folder / "report.html").exists() and not overwrite:
-        raise StoreError(f"{folder} contains a report: pass overwrite=True (--overwrite), or another folder.")
+        raise StoreError(f"{folder} contains a report: pass {overwrite_option()}, or another folder.")
     folder.mkdir(exist_ok=True)
     return folder
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from zarr.core.group import GroupMetadata
 
-from fluxcube.errors import StoreError
+from fluxcube.errors import StoreError, overwrite_option
 from fluxcube.stores.bucket_lock import BucketLock, bucket_lock
 from fluxcube.stores.download import named_as
 from fluxcube.stores.manifest import MANIFEST_FILE, STORE_ID, Progress, parse_manifest, read_manifest
@@ -144,7 +144,7 @@ class _Base:
     def check(self, *, overwrite: bool) -> None:
         """Refuse to write where something exists, unless it is a store of fluxcube that may be replaced."""
         if self.occupied and not overwrite:
-            raise StoreError(f"{self.bucket} exists: pass overwrite (--overwrite) to replace it, or write elsewhere.")
+            raise StoreError(f"{self.bucket} exists: pass {overwrite_option()} to replace it, or write elsewhere.")
         if self.occupied and not self.written_here:
             raise StoreError(f"{self.bucket} was not written by fluxcube, and is not replaced: write elsewhere.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.errors import StoreError
+from fluxcube.errors import StoreError, overwrite_option
 from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import WriterLock, check_held, writer_lock
 from fluxcube.stores.manifest import LEDGER, STORE_ID, foreign_files, write_manifest
@@ -182,7 +182,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise StoreError(f"{path} exists: pass overwrite (--overwrite) to replace it, or choose another path.")
+        raise StoreError(f"{path} exists: pass {overwrite_option()} to replace it, or choose another path.")
     if path.is_symlink():
         real = os.path.realpath(path)
         raise StoreError(f"{path} is a symbolic link, and is not replaced: pass the path that it leads to ({real}).")

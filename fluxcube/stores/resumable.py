@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zarr.core.group import GroupMetadata
 
-from fluxcube.errors import StoreError
+from fluxcube.errors import StoreError, overwrite_option
 from fluxcube.stores.bucket_lock import BucketLock, bucket_lock
 from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.ledger import check_recorded, recorded_files
@@ -121,7 +121,7 @@ def replacing_advice(place: Place) -> str:
         return (
             "stores in buckets are not replaced; choose another name, or remove it with the tool of the service first."
         )
-    return "pass overwrite (--overwrite) to replace it, or choose another path."
+    return f"pass {overwrite_option()} to replace it, or choose another path."
 
 
 def remove_old(place: Place) -> None:

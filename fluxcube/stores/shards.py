@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import ConfigError, StoreError, overwrite_option
 from fluxcube.stores.manifest import Entries, entry_of
 from fluxcube.stores.objects import Bucket
 from fluxcube.stores.swap import link_file
@@ -166,7 +166,7 @@ def adopt(path: str | os.PathLike, source: str | os.PathLike, places: Mapping[in
         if _layout(path / name) != _layout(source / name):
             raise StoreError(
                 f"{source}: another version of fluxcube (or other options) wrote {name}, so its files cannot be "
-                "kept: build the store again with overwrite (--overwrite)."
+                f"kept: build the store again with {overwrite_option()}."
             )
         for old, new in places.items():
             for file in sorted((source / name / "c" / str(old)).rglob("*")):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fluxcube.errors import CallbackError, CheckpointError, TrainingError
+from fluxcube.errors import CallbackError, CheckpointError, TrainingError, overwrite_option
 from fluxcube.interrupts import Interrupted, Postponed, StopRequested, postponed
 from fluxcube.models.base import Batch
 from fluxcube.models.dropout import GENERATOR, DropoutKey
@@ -161,7 +161,7 @@ class _Run:
         if self.model.drops_inputs and self.counters.dropout != GENERATOR:
             raise CheckpointError(
                 f"{state} was begun by an earlier version of fluxcube, whose dropout used another random generator: "
-                "finish it with that version, or train again with overwrite=True (--overwrite)."
+                f"finish it with that version, or train again with {overwrite_option()}."
             )
         self.best = kept.get("best", {})
         if self.config.ema:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.errors import CheckpointError, ConfigError, overwrite_option
 from fluxcube.models.base import Batch
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.models.rows import Growth, Progress, RowModel, whole
@@ -299,18 +299,18 @@ def load_growth(path: Path, request: Mapping | None) -> Growth:
     stored = path.read_bytes()
     content = stored[_HASH:]
     if hashlib.sha256(content).digest() != stored[:_HASH]:
-        raise CheckpointError(f"{path} is damaged: train again with overwrite=True (--overwrite).")
+        raise CheckpointError(f"{path} is damaged: train again with {overwrite_option()}.")
     head, _, body = content.partition(b"\n")
     try:
         about = parse_json(head, dict)
         if not about.keys() >= {"request", "log", "rounds", "scores", "done", "sizes"}:
             raise ValueError("it lacks entries")
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with {overwrite_option()}.") from error
     if named := differences(about["request"] or {}, request or {}):
         raise ConfigError(
             f"{path.parent} contains an unfinished run of other settings: {named}. "
-            "Pass overwrite=True (--overwrite) to replace it."
+            f"Pass {overwrite_option()} to replace it."
         )
     edges = np.cumsum([0, *about["sizes"]]).tolist()
     blobs = [body[a:b] for a, b in itertools.pairwise(edges)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fluxcube.cards import card, few
-from fluxcube.errors import CheckpointError, ConfigError, StoreError, to_type, without_secrets
+from fluxcube.errors import CheckpointError, ConfigError, StoreError, overwrite_option, to_type, without_secrets
 from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.parsing import read_json
 from fluxcube.resolution import DAILY
@@ -143,7 +143,7 @@ def check_folder(folder: Path, request: Mapping, *, overwrite: bool, resume: boo
     if found & {STATE, ROWS_STATE, SEARCH}:
         if not resume:
             raise CheckpointError(
-                f"{folder} contains an unfinished run: pass resume=True to resume it, or overwrite=True (--overwrite)."
+                f"{folder} contains an unfinished run: pass resume=True to resume it, or {overwrite_option()}."
             )
         if STATE in found:
             _check_same(folder, request)
@@ -219,7 +219,7 @@ def check_data(folder: Path, digest: str, source: Mapping[str, str] | None = Non
         if other := other_data(_recorded(path), {"digest": digest, **source}):
             raise ConfigError(
                 f"{folder} contains an unfinished run on other data: {other}. Pass the cube that it began with, or "
-                "overwrite=True (--overwrite) to train again."
+                f"{overwrite_option()} to train again."
             )
     elif begun:
         log.warning("%s was begun by an earlier version, which did not record its data: not compared", folder)
@@ -258,7 +258,7 @@ def _recorded(path: Path) -> dict[str, str]:
         found = read_json(path, dict)
         return {"digest": str(found.pop("digest")), **{str(key): str(value) for key, value in found.items()}}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with {overwrite_option()}.") from error
 
 
 def by_torchrun() -> bool:
@@ -297,8 +297,7 @@ def _check_same(folder: Path, request: Mapping) -> None:
 
     if named := differences(read_request(folder / STATE), request):
         raise ConfigError(
-            f"{folder} contains an unfinished run of other settings: {named}. "
-            "Pass overwrite=True (--overwrite) to replace it."
+            f"{folder} contains an unfinished run of other settings: {named}. Pass {overwrite_option()} to replace it."
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.errors import CheckpointError, ConfigError, overwrite_option
 from fluxcube.models import checkpoint
 from fluxcube.models.base import Model
 from fluxcube.models.checkpoint import ENSEMBLE, RUN
@@ -199,8 +199,8 @@ def _check_members(folder: Path, digest: str, source: Mapping[str, str]) -> None
         was = {"digest": record.get("data_digest", ""), **record}  # earlier versions recorded none
         if other := other_data(was, {"digest": digest, **source}):
             raise ConfigError(
-                f"{member} was trained on other data: {other}. Pass the cube of the other members, or overwrite=True "
-                "(--overwrite)."
+                f"{member} was trained on other data: {other}. Pass the cube of the other members, or "
+                f"{overwrite_option()}."
             )
         known |= bool(was["digest"])
     if not known:
@@ -213,7 +213,7 @@ def _done(folder: Path, request: dict) -> bool:
     _, about = checkpoint.load(folder)
     if named := differences(about.get("request", {}), request):
         raise ConfigError(
-            f"{folder} contains a run of other settings: {named}. Pass overwrite=True (--overwrite) or another folder."
+            f"{folder} contains a run of other settings: {named}. Pass {overwrite_option()} or another folder."
         )
     return True
 

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from fluxcube.errors import CheckpointError
+from fluxcube.errors import CheckpointError, overwrite_option
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.parsing import file_size, parse_json, read_bytes
 from fluxcube.stores.lock import check_held
@@ -136,7 +136,7 @@ def load_state(
         if "cuda" in parts["random"] and (card := _card_of(model)) is not None:
             torch.cuda.set_rng_state(parts["random"]["cuda"], card)
     except _FAULTS as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with {overwrite_option()}.") from error
     optimizer.state.update(restored)
     return {part: parts[part] for part in ("best", "average") if part in parts}, counters
 
@@ -178,7 +178,7 @@ def read_request(path: Path) -> dict:
         with safetensors.safe_open(path, "pt") as file:
             return parse_json(file.metadata()["request"], dict)
     except _FAULTS as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with {overwrite_option()}.") from error
 
 
 def read_counters(path: Path) -> Counters:
@@ -189,7 +189,7 @@ def read_counters(path: Path) -> Counters:
             counters = Counters(**parse_json(file.metadata()["counters"], dict))
         _check_types(counters)
     except _FAULTS as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with {overwrite_option()}.") from error
     return counters
 
 
@@ -208,7 +208,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
         weights = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         return weights, parse_json(about["features"], dict), parse_json(about["request"], dict)
     except _FAULTS as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with {overwrite_option()}.") from error
 
 
 def _checked(content: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

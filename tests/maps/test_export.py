@@ -212,7 +212,7 @@ def test_what_is_there_stays_until_it_is_replaced(days, tmp_path):
     path = tmp_path / "nee.tif"
     export_maps(days, path, variables=["NEE"])
     first = path.read_bytes()
-    with pytest.raises(StoreError, match="--overwrite"):
+    with pytest.raises(StoreError, match="overwrite=True"):
         export_maps(days, path, variables=["NEE"])
     broken = days.assign(NEE=days.NEE.copy(data=da.map_blocks(fail, days.NEE.chunk().data, dtype="float32")))
     for target in (path, tmp_path / "nee.nc"):

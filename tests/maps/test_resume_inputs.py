@@ -71,7 +71,7 @@ def test_other_values_are_refused_by_name(forcing, tmp_path, name, lazy):
     if not lazy:  # one region only: stopped before it
         with pytest.raises(Stop):
             write_maps(maps_of(forcing), store, scheduler="threads", progress=stop_after(0))
-    with pytest.raises(StoreError, match=rf"begun with other inputs: {name} differ.*--overwrite"):
+    with pytest.raises(StoreError, match=rf"begun with other inputs: {name} differ.*overwrite=True"):
         write_maps(maps_of(prepare(CHANGES[name](forcing))), store, scheduler="threads")
     write_maps(maps_of(prepare(forcing.copy(deep=True))), store, scheduler="threads")
     expected = maps_of(prepare(forcing)).load()

@@ -242,7 +242,7 @@ def test_a_state_with_another_generator_is_refused_by_name(tmp_path):
             patch.setattr("fluxcube.training.loop.GENERATOR", 0)
             eco(cube, folder, config=config, training=training, progress=stop)
         if dropout:
-            with pytest.raises(CheckpointError, match=r"state.safetensors .*earlier version .*dropout.*--overwrite"):
+            with pytest.raises(CheckpointError, match=r"state.safetensors .*earlier version .*dropout.*overwrite=True"):
                 eco(cube, folder, config=config, training=training)
         else:
             whole = eco(cube, tmp_path / "whole", config=config, training=training)
