@@ -256,8 +256,6 @@ def _check_plan(plan: bool, form: str, out: str | None) -> None:
         raise ConfigError(f"--format: expected table or json, found {form!r}.")
     if out is None and not plan:
         raise ConfigError("expected the path of the maps to write after the forcing, or --plan; found neither.")
-    if out is not None and plan:
-        raise ConfigError(f"--plan writes no maps: leave out the path {out}.")
 
 
 def _plan(model: Predictor, grid: xr.Dataset, form: str, options: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The command that adds a user's own site to a cube."""
+"""Commands about sites: add one of a user's own to a cube, and cite those of a cube."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fluxcube.errors import without_secrets
-from fluxcube.terminal import Overwrite, bar
+from fluxcube.errors import ConfigError, without_secrets
+from fluxcube.terminal import Format, Overwrite, bar, show_table
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -80,3 +80,25 @@ def add_site(
     typer.echo(str(found))
     if not plan:
         typer.echo(f"{without_secrets(str(store))}: {found.record.attrs['site']} added")
+
+
+@app.command()
+def citations(
+    store: Annotated[str, typer.Argument(help="Cube whose towers are cited.")],
+    site: Annotated[list[str] | None, typer.Option(help="A tower; may be repeated. Default: all.")] = None,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Write BibTeX instead of a table.")] = False,
+    form: Format = "table",
+) -> None:
+    """Print what to cite for the towers of a cube: publication, DOI and licence of each.
+
+    Example: `fluxcube citations carbonsense.zarr --bibtex > towers.bib`.
+    """
+    from fluxcube.catalog import open_carbonsense
+
+    if bibtex and form != "table":
+        raise ConfigError(f"--bibtex is a form of its own: leave out --format {form}.")
+    cube = open_carbonsense(store, sites=site or None)
+    if bibtex:
+        typer.echo(cube.fluxcube.citations(format="bibtex"))
+    else:
+        show_table(cube.fluxcube.citations(), form)

@@ -238,3 +238,17 @@ def test_a_bad_site_is_left_out_and_the_status_says_so(planet_files, tmp_path):
     assert broken.name in done.stderr and "left out" in done.stderr
     run("build", raw, tmp_path / "strict.zarr", "--strict", status=1)
     assert not (tmp_path / "strict.zarr").exists()
+
+
+def test_towers_of_a_cube_are_cited(store):
+    table = run("citations", store, "--format", "csv").stdout
+    sites = [str(site) for site in open_carbonsense(store)["site"].values]
+    assert table.startswith("site,network,citation,doi,licence") and all(f"\n{site}," in table for site in sites)
+    one = run("citations", store, "--site", sites[0], "--bibtex").stdout
+    assert one.startswith("@") and sites[1] not in one
+    assert "leave out --format csv" in run("citations", store, "--bibtex", "--format", "csv", status=1).stderr
+
+
+def test_a_split_that_is_not_there_is_told_from_one_that_is_damaged(store, folder):
+    told = run("train", store, folder / "none", "--split", folder / "absent.json:1", status=1).stderr
+    assert "there is no file" in told and "`fluxcube split STORE" in told

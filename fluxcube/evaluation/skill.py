@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Unpack
@@ -44,6 +45,8 @@ __all__ = [
     "site_sums",
     "skill_table",
 ]
+
+log = logging.getLogger(__name__)
 
 #: Minimum number of sites of a class in means over classes. Tables show smaller classes, too.
 MIN_SITES = 5
@@ -211,6 +214,7 @@ def _computed(
     """Return the sums of the sites, by time scale if requested; those of coverage only without time scales."""
     if not models:
         raise ConfigError("expected at least one prediction by model name, found none; pass {name: prediction}.")
+    _tell_of_training(obs, models)
     kinds = kinds_of(by)
     if "subset" in kinds and subsets is None:
         if not isinstance(obs, xr.Dataset):
@@ -220,6 +224,25 @@ def _computed(
     if scales is None or scales is False:
         return sums_with_coverage(obs, models, **options)
     return scale_sums(obs, models, scales=scales, **options), []
+
+
+def _tell_of_training(obs: Labelled, models: Mapping[str, Labelled]) -> None:
+    """Log which models were trained on scored towers, as predictions record it (`fluxcube.predict`)."""
+    scored = set(map(str, np.atleast_1d(obs["site"].values))) if "site" in obs.coords else set()
+    for name, one in models.items():
+        if "in_training" not in one.coords or not one["in_training"].ndim:
+            continue
+        trained = one["site"].values[one["in_training"].values.astype(bool)]
+        sites = [str(site) for site in trained if str(site) in scored]
+        if sites:
+            log.warning(
+                "%s was trained on %d of the %d scored towers (%s): scores there are not those of held-out towers, "
+                "unless its split is in time",
+                "the model" if name == "pred" else name,
+                len(sites),
+                len(scored),
+                f"{', '.join(sites[:3])}{', ...' if len(sites) > 3 else ''}",
+            )
 
 
 def _with_coverage_of(scored: xr.Dataset, covered: Sequence[CoverageSums], by: By) -> xr.Dataset:

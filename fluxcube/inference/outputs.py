@@ -74,7 +74,8 @@ def known_applicability(predictor: Predictor, requested: bool | None) -> bool:
     """Return whether dissimilarity is computed: as requested, by default if the model can (else this is logged)."""
     if requested is None and not predictor.has_training_days:
         logger.warning(
-            "no dissimilarity or area of applicability: the model has no record of its training days; train it again"
+            "no dissimilarity or area of applicability: the model has no record of its training days; it was trained "
+            "at towers of one cluster, or by an earlier version"
         )
     return predictor.has_training_days if requested is None else requested
 

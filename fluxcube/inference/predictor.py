@@ -355,7 +355,7 @@ class Predictor:
         if self.applicability is None:
             raise ConfigError(
                 f"{self.path or 'this model'} has no record of its training days: pass applicability=False, or train "
-                "it again with this version."
+                "it with this version at towers of two clusters or more."
             )
         return self.applicability
 

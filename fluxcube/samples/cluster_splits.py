@@ -148,7 +148,7 @@ def rest_split(
 
 def one_cluster(places: Places) -> SplitError:
     """Return the error for towers of which none can be held out, with what to type instead."""
-    in_time = to_type(python='split="time"', shell="--split time")
+    in_time = to_type(python='split="time"', shell="--split time, or write the split with --kind time")
     if len(places.sites) == 1:
         return SplitError(
             f"{places.sites[0]} is the only tower, so no other can validate or test: add towers, or split its years "

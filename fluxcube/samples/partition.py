@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fluxcube.cards import card, few
-from fluxcube.errors import SplitError, unknown
+from fluxcube.errors import SplitError, to_type, unknown
 from fluxcube.parsing import read_json
 from fluxcube.samples import periods as spans
 from fluxcube.samples.periods import Period
@@ -306,6 +306,9 @@ def _write(path: str | os.PathLike, values: Mapping) -> None:
 def _read(path: str | os.PathLike) -> dict:
     try:
         return read_json(path, dict)
+    except FileNotFoundError as error:
+        how = to_type(python=f'fc.kfold(cube)[0].save("{path}")', shell=f"`fluxcube split STORE {path}`")
+        raise SplitError(f"there is no file {path}: check the path, or write a split with {how}.") from error
     except (OSError, ValueError) as error:
         raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): {error}") from error
 

@@ -303,3 +303,12 @@ def test_a_group_without_a_measured_hour_is_there_and_empty(cube):
     none.fluxes_qc[3] = 2
     found = evaluate(none, predicted(cube), by="igbp").sel(target="NEE", group="CRO")
     assert found.n == 0 and found.n_sites == 0 and np.isnan(found.nse) and np.isnan(found.nse_site_median)
+
+
+def test_scores_at_training_towers_are_told(cube, caplog):
+    pred = predicted(cube)
+    seen = pred.assign_coords(in_training=("site", [True, True, False, False, False, False]))
+    evaluate(cube, pred)
+    assert "trained on" not in caplog.text
+    compare(cube.isel(site=slice(1, 6)), {"trees": seen.isel(site=slice(1, 6))})
+    assert "trees was trained on 1 of the 5 scored towers" in caplog.text and "held-out" in caplog.text

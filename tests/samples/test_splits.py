@@ -162,7 +162,7 @@ def test_bad_splits_are_refused(tmp_path):
         Split(train=())
     with pytest.raises(UnknownNameError, match="A-3"):
         Split(train=("A-3",)).check(["A-1", "A-2"])
-    with pytest.raises(SplitError, match="not a split file"):
+    with pytest.raises(SplitError, match="there is no file"):
         Split.load(tmp_path / "none.json")
     (tmp_path / "odd.json").write_text('{"training": ["A"]}', "utf-8")
     with pytest.raises(SplitError, match="training"):
