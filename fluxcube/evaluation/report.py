@@ -27,6 +27,9 @@ from fluxcube.parsing import FILE_FAULTS, parse_json, read_text
 from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.stores.files import names_disk_errors, replacing, write_csv, write_text
 
+#: Number of clusters below which resampling them underestimates the spread (Cameron, Gelbach and Miller 2008,
+#: doi:10.1162/rest.90.3.414).
+_FEW_CLUSTERS = 10
 _KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
 _HEADINGS = {
     "nse": "NSE",
@@ -111,8 +114,17 @@ def shown_scores(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     one = [f"Flux: {rows['target'].iloc[0]}."] if "target" in rows and "target" not in keys and len(rows) else []
     notes = [*one, *(note for note in _notes(table, len(table) - len(rows)) if note)]
     if any(str(cell).endswith("]") for cells in shown.values() for cell in cells):
-        notes.append(f"[low, high] is an interval: {table.attrs['intervals']}.")
+        notes = [note.replace(f"; intervals: {table.attrs['intervals']}", "") for note in notes]
+        notes.append(_of_intervals(rows, str(table.attrs["intervals"])))
     return pd.DataFrame(shown), notes
+
+
+def _of_intervals(rows: pd.DataFrame, kind: str) -> str:
+    """Return what the intervals are, and whether there are too few clusters to resample."""
+    clusters = int(rows["n_clusters"].max()) if "n_clusters" in rows else 0
+    few = clusters and clusters < _FEW_CLUSTERS
+    number = f", of which there are {clusters}: so few make intervals too narrow" if few else ""
+    return f"[low, high] is an interval: {kind}{number}."
 
 
 def _is_one(column: pd.Series) -> bool:
