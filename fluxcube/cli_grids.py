@@ -90,9 +90,7 @@ def forcing(
     check_values(grid)
     with bar("forcing") as progress:
         write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress)
-    typer.echo(
-        f"{without_secrets(store)}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}"
-    )
+    typer.echo(f"{without_secrets(store)}: {', '.join(map(str, grid['variable'].values))} on {_sizes(grid.predictors)}")
     if line := _reflectance(grid):
         typer.echo(line)
 
@@ -147,7 +145,7 @@ def upscale(
         bool, typer.Option("--allow-other-product", help="Map with another satellite product than in training.")
     ] = False,
     time_chunk: Annotated[
-        int | None, typer.Option(min=1, help="Number of time steps in a region; default: the model's.")
+        int | None, typer.Option(min=1, help="Time steps of a region, whole days; default: of the model.")
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, tcp://...; default: processes on this machine.")
@@ -243,11 +241,16 @@ def upscale(
             patience=patience,
             progress=progress,
         )
-    typer.echo(f"{without_secrets(out)}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
+    typer.echo(f"{without_secrets(out)}: {', '.join(map(str, maps.data_vars))} on {_sizes(maps)}")
     if model.spec.surface_bands and (line := _reflectance(grid)):
         typer.echo(line)
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not contain them: {maps.attrs['masked_predictors']}", err=True)
+
+
+def _sizes(maps: xr.Dataset | xr.DataArray) -> str:
+    """Return the number of time steps and cells, such as "744 time x 4 latitude x 5 longitude"."""
+    return " x ".join(f"{size:,} {dim}" for dim, size in maps.sizes.items() if dim not in ("variable", "bnds"))
 
 
 def _check_plan(plan: bool, form: str, out: str | None) -> None:

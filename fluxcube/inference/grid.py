@@ -14,7 +14,7 @@ import xarray as xr
 from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
 from fluxcube.cubes.own import with_supplied
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, to_type
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import (
     check_absent,
@@ -263,7 +263,8 @@ def _time_chunk(steps: int | None, predictor: Predictor, stride: int) -> int:
         before = max(predictor.hours_before(stride), *map(math.ceil, repeated), 0)
         return max(_HOURS if day == 24 else _DAYS, -(-before // day) * day)
     if steps < day or steps % day:
-        raise ConfigError(f"time_chunk must be a multiple of {day} hours, found {steps}.")
+        name, unit = to_type(python="time_chunk", shell="--time-chunk"), "hours" if day == 24 else "days"
+        raise ConfigError(f"{name}: expected a multiple of {day} {unit}, found {steps}.")
     return steps
 
 
@@ -370,7 +371,9 @@ def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
     )
     if start >= stop:
         first, last = forcing.time.values[[0, -1]].astype("datetime64[h]")
-        raise ConfigError(f"time={time} selects no time step: the forcing runs from {first} to {last}.")
+        words = "" if time is None else f"--time {time.start or first}/{time.stop or last}"
+        shown = to_type(python=f"time={time}", shell=words)
+        raise ConfigError(f"{shown} selects no time step: the forcing runs from {first} to {last}.")
     return start, stop
 
 
