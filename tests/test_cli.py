@@ -252,3 +252,9 @@ def test_towers_of_a_cube_are_cited(store):
 def test_a_split_that_is_not_there_is_told_from_one_that_is_damaged(store, folder):
     told = run("train", store, folder / "none", "--split", folder / "absent.json:1", status=1).stderr
     assert "there is no file" in told and "`fluxcube split STORE" in told
+
+
+def test_what_is_given_in_the_wrong_place_is_named(trained, store, folder):
+    told = run("upscale", trained, store, folder / "no.zarr", status=1).stderr
+    assert "has towers and no grid" in told and "`fluxcube evaluate`" in told
+    assert "it is a run of a model" in run("plot", trained, folder / "no.png", status=1).stderr

@@ -96,7 +96,9 @@ def _check_exists(path: Path) -> None:
             break
         if attempt + 1 < _ATTEMPTS:  # perhaps a writer is just exchanging two stores
             time.sleep(_PAUSE)
-    raise StoreError(f"{path}: no store there; {moved or 'check the path.'}")
+    is_run = any((path / name).is_file() for name in ("run.json", "ensemble.json"))
+    why = "it is a run of a model, which has no data." if is_run else "check the path."
+    raise StoreError(f"{path}: no store there; {moved or why}")
 
 
 def _pinned(path: Path, witness: str = "zarr.json") -> PinnedStore:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SourceError
+from fluxcube.errors import ConfigError, SourceError, to_type
 from fluxcube.sources.era5.open import Source
 from fluxcube.sources.era5.parameters import (
     ACCUMULATED,
@@ -99,6 +99,9 @@ def read_header(source: Source) -> Header | None:
     ds = source.open()
     if ds.attrs.get("kind") == "era5" and ds.attrs.get("complete") is not True:
         raise SourceError(f"{source}: this copy of ERA5 was not finished: run the same copy_era5 again.")
+    if "site" in ds.dims:
+        how = to_type(python="fluxcube.predict", shell="`fluxcube evaluate`")
+        raise SourceError(f"{source} has towers and no grid: pass ERA5 files or a forcing here, and towers to {how}.")
     parameters = tuple(name for name in (*INSTANT, *ACCUMULATED) if name in ds)
     static = tuple(name for name in STATIC if name in ds)
     if not parameters and not static:
