@@ -105,6 +105,18 @@ def gather(
     )
 
 
+def check_models(models: Mapping[str, ModelInput]) -> None:
+    """Raise StoreError for a path without a run or predictions, before the first model predicts for minutes."""
+    for label, model in models.items():
+        for one in _parts(label, model):
+            if not isinstance(one, str | os.PathLike) or (path := os.fspath(one)).endswith(".nc") or _is_run(one):
+                continue
+            raise StoreError(
+                f"{path}: expected a run, a NetCDF file of predictions or the name of a shipped model "
+                f"({', '.join(shipped.names())}), found none; check the path."
+            )
+
+
 def _parts(label: str, model: ModelInput) -> list[OneInput]:
     """Return the runs, files or Datasets of the folds of a model."""
     several = [model] if isinstance(model, xr.Dataset | xr.DataArray | Predictor | str | os.PathLike) else list(model)
@@ -140,11 +152,6 @@ def _one(
         return Gathered(_as_dataset(one))
     if isinstance(one, str | os.PathLike) and os.fspath(one).endswith(".nc"):
         return Gathered(open_predictions(one))
-    if isinstance(one, str | os.PathLike) and not _is_run(one):
-        raise StoreError(
-            f"{os.fspath(one)}: expected a run, a NetCDF file of predictions or the name of a shipped model "
-            f"({', '.join(shipped.names())}), found none; check the path."
-        )
     model = load_model(one)
     split = model.split if model.metadata.get("split") else None
     towers = towers_of(split, cube, part)

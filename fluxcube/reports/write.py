@@ -18,7 +18,7 @@ from fluxcube.maps.store import Maps, as_maps
 from fluxcube.reports import behaviour, context, paper, reference, scales, scores, towers
 from fluxcube.reports.evidence import Evidence, evidence_of
 from fluxcube.reports.folds import describe_splits, kind_of, scored_towers, seen_by
-from fluxcube.reports.gather import Gathered, ModelInput, Progress, gather, in_memory, ladder, records_of
+from fluxcube.reports.gather import Gathered, ModelInput, Progress, check_models, gather, in_memory, ladder, records_of
 from fluxcube.reports.latex import latex_table
 from fluxcube.reports.page import Picture, picture, render
 from fluxcube.reports.scoretable import score_dataset, score_frame
@@ -146,6 +146,7 @@ def report(
     quality_limit(resolution_of(cube), max_qc, min_quality, default=None)  # refused before anything is written
     _check_labels([*models, *(maps or {}), *(products or {})])
     grids = {label: as_maps(one) for label, one in {**(maps or {}), **(products or {})}.items()}
+    check_models(models)
     folder = _prepared(Path(out), overwrite)
     options: dict[str, Any] = {"part": part, "allow_missing": allow_missing, "progress": progress}
     gathered = {
