@@ -15,7 +15,6 @@ from __future__ import annotations
 import ast
 import datetime
 import doctest
-import gc
 import importlib
 import zlib
 from collections.abc import Iterator
@@ -39,7 +38,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the part once, so that all workers of pytest-xdist do the same."""
-    gc.set_threshold(100_000, 20, 100)  # looking for garbage among all modules and tests takes 7 % of the time
     if config.option.proofs is None:
         weeks = (datetime.date.today().toordinal() - 1) // 7  # since a Monday; the number never begins anew
         part = str(weeks % PARTS + 1)
