@@ -240,7 +240,7 @@ def _predictions(wanted: _Wanted, cube: xr.Dataset, folder: str) -> dict[str, xr
 #: Each kind of figure, and the options that it has.
 _KINDS: dict[str, tuple[Callable[[_Wanted], None], frozenset[str]]] = {
     "map": (_map, frozenset(["variable", "time", "every", "projection", "limits", "cmap", "hatch", "mark_sites"])),
-    "sites": (_sites, frozenset(["by", "bbox", "projection", "labels", "limits", "cmap"])),
+    "sites": (_sites, frozenset(["by", "bbox", "projection", "names", "limits", "cmap"])),
     "series": (_series, frozenset(["site", "target", "variable", "model", "part", "time", "every"])),
     "cycle": (_cycle, frozenset(["site", "target", "model", "part", "by", "cycle", "max_qc", "min_quality"])),
     "scatter": (_scatter, frozenset(["target", "model", "part", "by", "max_qc", "min_quality"])),
