@@ -186,8 +186,6 @@ def _series(wanted: _Wanted) -> None:
     selection = {"time": period(wanted.get("time")), "every": wanted.get("every")}
     with tempfile.TemporaryDirectory() as folder:
         models = _predictions(wanted, cube, folder)
-        if models and chosen["sites"] is None:
-            chosen["sites"] = [str(site) for site in next(iter(models.values()))["site"].values[:3]]
         plot_series(cube, models or None, wanted.png, **chosen, **selection)
 
 
