@@ -154,7 +154,7 @@ def _file_names(ds: xr.Dataset, format: str) -> dict[str, str]:
         if times is None:
             empty.append(site)
             continue
-        first, last = (str(t)[:4] for t in (ds["time"].values[times.start], ds["time"].values[times.stop - 1]))
+        first, last = (str(t)[:4] for t in _starts(ds, site, format)[[times.start, times.stop - 1]])
         names[site] = f"{_safe(site)}_{step}_{first}-{last}.{FORMATS[format]}"
     if empty:
         logger.warning("no file for towers without a value: %s", ", ".join(empty))
@@ -162,6 +162,19 @@ def _file_names(ds: xr.Dataset, format: str) -> dict[str, str]:
     if double := sorted({site for site, name in names.items() if twins.count(name.lower()) > 1}):
         raise ConfigError(f"{', '.join(double)} would have one file name: rename sites, or write them one at a time.")
     return names
+
+
+def _starts(ds: xr.Dataset, site: str, format: str) -> np.ndarray:
+    """Return the starts of time steps as the file of a tower has them: local time in hourly CSV files."""
+    time = ds["time"].values
+    if format != "csv" or resolution_of(ds).local or "utc_offset" not in ds.coords:
+        return time
+    return time + _to_local(ds.coords.to_dataset().sel(site=site)["utc_offset"])
+
+
+def _to_local(offset: xr.DataArray) -> np.timedelta64:
+    """Return the time to add to UTC for local standard time."""
+    return np.timedelta64(round(60 * float(offset)), "m")
 
 
 def _safe(site: str) -> str:
@@ -225,8 +238,7 @@ def _stamps(ds: xr.Dataset) -> dict[str, np.ndarray]:
         return {"TIMESTAMP": _digits(time, 8)}
     if "utc_offset" not in ds.coords:
         raise SchemaError("expected the coordinate utc_offset of the towers, to write local time; use format='netcdf'.")
-    minutes = round(float(ds["utc_offset"].values[0]) * 60)
-    start = time + np.timedelta64(minutes, "m")
+    start = time + _to_local(ds["utc_offset"][0])
     return {"TIMESTAMP_START": _digits(start, 12), "TIMESTAMP_END": _digits(start + resolution.step, 12)}
 
 

@@ -73,6 +73,13 @@ def test_only_the_period_with_values_is_written(tmp_path):
     assert len(pd.read_csv(files[0])) == made.sizes["time"] - 5
 
 
+def test_names_of_hourly_csv_files_have_local_years(tmp_path):
+    made = predictions().drop_vars(["time_start", "time_stop"], errors="ignore")
+    begin = made.time - made.time[0] + np.datetime64("2018-01-01", "ns")
+    made = made.assign_coords(utc_offset=("site", np.full(2, -7.0)), time=begin)
+    assert made.fluxcube.to_sites(tmp_path)[0].name == "XX-S00_HR_2017-2018.csv"
+
+
 def test_names_of_files_are_safe(tmp_path):
     made = predictions().assign_coords(site=np.array(["../../x", "nul"], object))
     folder = tmp_path / "towers"
