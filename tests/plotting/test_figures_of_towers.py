@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from packages import optional
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, UnknownNameError
-from fluxcube.plotting.canvas import class_styles
+from fluxcube.plotting.canvas import class_styles, new_axes, save_picture
 from fluxcube.simulation.example import example_cube
 
 optional("matplotlib")
@@ -164,6 +165,17 @@ def test_towers_without_values_in_the_period_are_left_out(cube, caplog):
     assert "3 of 4 towers are drawn, XX-S00, XX-S01, XX-S02: name others with sites=[...]" in caplog.text
     with pytest.raises(ConfigError, match="XX-S01 has values from 2018-06-11 to"):
         fc.plot_series(empty, targets="NEE", sites="XX-S01", time="2018-06-02")
+
+
+def test_ticks_of_dates_give_no_warning():
+    from matplotlib.dates import AutoDateLocator
+
+    ax = new_axes(None, (4, 3))
+    ax.plot([np.datetime64("2018-01-01"), np.datetime64("2018-12-31")], [0, 1])
+    ax.xaxis.set_major_locator(AutoDateLocator(minticks=1, maxticks=1, interval_multiples=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_picture(ax, None)
 
 
 def test_the_diurnal_cycle_is_the_mean_of_each_local_hour(cube, predicted):
