@@ -190,7 +190,10 @@ def test_the_diurnal_cycle_is_the_mean_of_each_local_hour(cube, predicted):
     np.testing.assert_allclose(drawn["observed"].get_ydata(), expected.values, rtol=1e-4)
     assert set(drawn) >= {"observed", "predicted"}
     (ax,) = fc.plot_cycle(cube, by=None)
-    assert [t.get_text() for t in ax.figure.legends[0].get_texts()] == ["observed"]
+    assert [t.get_text() for t in ax.figure.legends[0].get_texts()] == [
+        "observed, 10th to 90th percentile of sites",
+        "observed",
+    ]
 
 
 def test_cycles_by_class_and_by_site(cube, predicted):
