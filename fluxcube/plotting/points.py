@@ -18,6 +18,7 @@ import pandas as pd
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.plotting.canvas import Style, figure_of, ink, new_axes, print_units, save_picture, styles_of
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -254,7 +255,7 @@ def plot_by_distance(
     counts = rows.groupby("group")["n_sites"].max()
     bounds = rows.drop_duplicates("group").set_index("group")[["low_km", "high_km"]].to_numpy(float)
     names = [f"{low:g}–{high:g}" if np.isfinite(high) else f"≥ {low:g}" for low, high in bounds]
-    labels = [f"{name}\n({int(counts[group])} sites)" for name, group in zip(names, groups, strict=True)]
+    labels = [f"{name}\n({counted(int(counts[group]), 'site')})" for name, group in zip(names, groups, strict=True)]
     ax = draw_points(rows, groups, labels, score, styles, ax)
     ax.set_xlabel("distance from the nearest training tower (km)")
     ax.set_ylabel(f"{score_label(rows, score)}, median over sites")
