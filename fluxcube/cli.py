@@ -195,8 +195,10 @@ def build(
             keep=keep,
             progress=progress,
         )
+    from fluxcube.tabletext import counted
+
     kept = f", {len(report.unchanged)} of them unchanged" if append else ""
-    typer.echo(f"{without_secrets(str(report.store))}: {len(report.sites)} sites{kept}")
+    typer.echo(f"{without_secrets(str(report.store))}: {counted(len(report.sites), 'site')}{kept}")
     for name, reason in report.left_out.items():
         typer.echo(f"left out {name}: {reason}", err=True)
     if report.left_out:

@@ -186,8 +186,6 @@ def _series(wanted: _Wanted) -> None:
     selection = {"time": period(wanted.get("time")), "every": wanted.get("every")}
     with tempfile.TemporaryDirectory() as folder:
         models = _predictions(wanted, cube, folder)
-        if models and chosen["sites"] is None:
-            chosen["sites"] = [str(site) for site in next(iter(models.values()))["site"].values[:3]]
         plot_series(cube, models or None, wanted.png, **chosen, **selection)
 
 
@@ -240,7 +238,7 @@ def _predictions(wanted: _Wanted, cube: xr.Dataset, folder: str) -> dict[str, xr
 #: Each kind of figure, and the options that it has.
 _KINDS: dict[str, tuple[Callable[[_Wanted], None], frozenset[str]]] = {
     "map": (_map, frozenset(["variable", "time", "every", "projection", "limits", "cmap", "hatch", "mark_sites"])),
-    "sites": (_sites, frozenset(["by", "bbox", "projection", "labels", "limits", "cmap"])),
+    "sites": (_sites, frozenset(["by", "bbox", "projection", "names", "limits", "cmap"])),
     "series": (_series, frozenset(["site", "target", "variable", "model", "part", "time", "every"])),
     "cycle": (_cycle, frozenset(["site", "target", "model", "part", "by", "cycle", "max_qc", "min_quality"])),
     "scatter": (_scatter, frozenset(["target", "model", "part", "by", "max_qc", "min_quality"])),

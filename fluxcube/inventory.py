@@ -24,6 +24,7 @@ from fluxcube.stores.objects import Bucket, is_bucket, place
 from fluxcube.stores.origin import DERIVED_FROM
 from fluxcube.stores.reading import current_place, is_url, kept_ids, open_store, store_attrs
 from fluxcube.stores.remote import verify_remote
+from fluxcube.tabletext import counted
 
 Progress = Callable[[int, int, str], None]
 
@@ -140,7 +141,7 @@ def _model(predictor: Predictor, indent: str = "") -> Iterator[str]:
     yield f"{inner}inputs: {', '.join((*spec.inputs, *bands, *spec.static))}"
     if sites := predictor.metadata.get("training_sites"):
         drivers = (predictor.metadata.get("cube") or {}).get(USED_DRIVERS)
-        yield f"{inner}trained on {len(sites)} towers{f' with drivers {drivers}' if drivers else ''}"
+        yield f"{inner}trained on {counted(len(sites), 'tower')}{f' with drivers {drivers}' if drivers else ''}"
     yield from (f"{inner}{line}" for line in _data_of(predictor))
     yield from (f"{inner}uncertainty of {name}: {_uncertainty(predictor, name)}" for name in spec.targets)
     if predictor.has_training_days:
@@ -173,7 +174,7 @@ def _cube(path: str | os.PathLike, store: str | os.PathLike, max_files: int | No
     ds = open_store(store, kind="cube", dask=False)
     resolution = resolution_of(ds)
     first, last = ds.time_start.values.min(), ds.time_stop.values.max()
-    yield f"{path}: {resolution} cube of {ds.sizes['site']} sites, {_day(first)} to {_day(last)}"
+    yield f"{path}: {resolution} cube of {counted(ds.sizes['site'], 'site')}, {_day(first)} to {_day(last)}"
     settings = ("clock", "fusion_rule", "fluxcube_version")
     yield "  " + ", ".join(f"{name} {ds.attrs[name]}" for name in settings if name in ds.attrs)
     yield from _states(path, ds.attrs.get(STORE_ID))

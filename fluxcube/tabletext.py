@@ -28,15 +28,15 @@ _NARROW, _LONG = 12, 26
 _NUMERIC = re.compile(r"[-+–−]?(?:(?:\d|nan|inf).*)?$")
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which takes an s in the plural.
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, which takes an s in the plural if no `plural` is passed.
 
     Examples
     --------
     >>> counted(1, "epoch"), counted(1200, "step")
     ('1 epoch', '1,200 steps')
     """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or f'{noun}s'}"
 
 
 def table_text(frame: pd.DataFrame, form: Form = "table", *, width: int = WIDTH) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import xarray as xr
 from packages import optional
@@ -66,6 +67,14 @@ def test_towers_and_maps_are_drawn(store, maps, cube, tmp_path):
     run("plot", maps, tmp_path / "months.png", "--every", "month")
     drawn = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
     assert all(png[:4] == b"\x89PNG" for png in drawn.values()) and len(set(drawn.values())) == len(drawn) - 1
+
+
+def test_names_of_towers_that_would_overlap_are_left_out(store, cube, tmp_path):
+    run("plot", store, tmp_path / "sites.png", "--kind", "sites", "--names")
+    fc.plot_sites(cube, tmp_path / "same.png", names=True)
+    assert (tmp_path / "sites.png").read_bytes() == (tmp_path / "same.png").read_bytes()
+    towers = pd.DataFrame({"site": ["A", "A2", "B"], "latitude": [50, 50, 52.0], "longitude": [8, 8, 11.0]})
+    assert [text.get_text() for text in fc.plot_sites(towers, by=None, names=True).texts] == ["A", "B"]
 
 
 def test_series_cycles_and_scatter_take_predictions(store, predictions, cube, tmp_path):

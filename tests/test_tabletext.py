@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from fluxcube.errors import ConfigError
-from fluxcube.tabletext import FORMS, WIDTH, folded, table_text, with_units
+from fluxcube.tabletext import FORMS, WIDTH, counted, folded, table_text, with_units
 
 
 def scores(columns: int = 9) -> pd.DataFrame:
@@ -82,3 +82,8 @@ def test_a_name_cannot_steer_a_terminal_and_forms_are_checked():
 
 def test_notes_are_folded():
     assert max(map(len, folded("a word " * 60).splitlines())) <= WIDTH
+
+
+def test_one_thing_is_not_several():
+    assert counted(1, "IGBP class", "IGBP classes") == "1 IGBP class"
+    assert counted(2, "IGBP class", "IGBP classes") == "2 IGBP classes"

@@ -39,6 +39,7 @@ from fluxcube.sources.towers.contradictions import check_trust
 from fluxcube.stores.bucket_states import working_copy
 from fluxcube.stores.building import check_target, staging, store_lock
 from fluxcube.stores.reading import is_url, open_store
+from fluxcube.tabletext import counted
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "build_carbonsense"]
@@ -84,7 +85,7 @@ class BuildReport:
     def __repr__(self) -> str:
         """Return the store, and the numbers of sites that are in it and left out."""
         left = f", {len(self.left_out)} left out" if self.left_out else ""
-        return f"<BuildReport {without_secrets(str(self.store))}: {len(self.sites)} sites{left}>"
+        return f"<BuildReport {without_secrets(str(self.store))}: {counted(len(self.sites), 'site')}{left}>"
 
     def _repr_html_(self) -> str:
         """Return what is in the cube, and what was left out and why, as HTML."""

@@ -109,8 +109,8 @@ class FluxcubeAccessor:
             Folder of the files; it is made if its parent exists.
         format : {"csv", "netcdf"}
             CSV as ONEFlux has it: ``TIMESTAMP_START`` and ``TIMESTAMP_END`` in the tower's local standard time
-            (``TIMESTAMP`` of daily data), missing values -9999, the columns of ONEFlux with their ``_QC``. Or CF NetCDF
-            as `to_netcdf` writes it, in UTC.
+            (``TIMESTAMP`` of daily data), missing values -9999, the columns of ONEFlux with their ``_QC``, of the
+            variables that have a value at the tower. Or CF NetCDF as `to_netcdf` writes it, in UTC.
         overwrite : bool
             Replace existing files.
         progress : callable, optional

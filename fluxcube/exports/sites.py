@@ -58,17 +58,18 @@ def write_sites(
     source = ds if is_stacked(ds) and ds["site"].ndim else towers  # of a stack, few arrays are read for each tower
     columns = _columns(towers) if format == "csv" else ()
     names = _file_names(towers, format)
-    others = {"sites.csv": _about(towers), "variables.csv": _described(towers, columns)}
-    others = others if format == "csv" else {"sites.csv": others["sites.csv"]}
-    _prepare(place, [*names.values(), *others], overwrite)
+    tables = ["sites.csv", "variables.csv"] if format == "csv" else ["sites.csv"]
+    _prepare(place, [*names.values(), *tables], overwrite)
+    written: set[str] = set()
     for done, (site, name) in enumerate(names.items(), 1):
         with replacing(place / name) as temporary:
-            _write_site(source.sel(site=[site]).isel(time=_range(towers, site)), temporary, columns)
+            written |= _write_site(source.sel(site=[site]).isel(time=_range(towers, site)), temporary, columns)
         if progress is not None:
             progress(done, len(names), name)
-    for name, rows in others.items():
+    described = _described(towers, [column for column in columns if column.name in written])
+    for name, rows in zip(tables, (_about(towers), described), strict=False):
         write_csv(place / name, rows)
-    return [place / name for name in (*names.values(), *others)]
+    return [place / name for name in (*names.values(), *tables)]
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _file_names(ds: xr.Dataset, format: str) -> dict[str, str]:
         if times is None:
             empty.append(site)
             continue
-        first, last = (str(t)[:4] for t in (ds["time"].values[times.start], ds["time"].values[times.stop - 1]))
+        first, last = (str(t)[:4] for t in _starts(ds, site, format)[[times.start, times.stop - 1]])
         names[site] = f"{_safe(site)}_{step}_{first}-{last}.{FORMATS[format]}"
     if empty:
         logger.warning("no file for towers without a value: %s", ", ".join(empty))
@@ -162,6 +163,19 @@ def _file_names(ds: xr.Dataset, format: str) -> dict[str, str]:
     if double := sorted({site for site, name in names.items() if twins.count(name.lower()) > 1}):
         raise ConfigError(f"{', '.join(double)} would have one file name: rename sites, or write them one at a time.")
     return names
+
+
+def _starts(ds: xr.Dataset, site: str, format: str) -> np.ndarray:
+    """Return the starts of time steps as the file of a tower has them: local time in hourly CSV files."""
+    time = ds["time"].values
+    if format != "csv" or resolution_of(ds).local or "utc_offset" not in ds.coords:
+        return time
+    return time + _to_local(ds.coords.to_dataset().sel(site=site)["utc_offset"])
+
+
+def _to_local(offset: xr.DataArray) -> np.timedelta64:
+    """Return the time to add to UTC for local standard time."""
+    return np.timedelta64(round(60 * float(offset)), "m")
 
 
 def _safe(site: str) -> str:
@@ -191,30 +205,31 @@ def _range(ds: xr.Dataset, site: str) -> slice | None:
     return slice(int(at[0]), int(at[-1]) + 1) if at.size else None
 
 
-def _write_site(one: xr.Dataset, path: Path, columns: Sequence[_Column]) -> None:
-    """Write a tower, which is the only one of a Dataset."""
+def _write_site(one: xr.Dataset, path: Path, columns: Sequence[_Column]) -> set[str]:
+    """Write a tower, which is the only one of a Dataset; return the columns of its CSV file."""
     one = one.compute()
     one = to_variables(one) if is_stacked(one) else one
     if not columns:
         write_netcdf(one, path)
-        return
+        return set()
     values = one[[column.array for column in columns]].isel(site=0)
-    frame = pd.DataFrame(_stamps(one) | dict(_texts(values, columns)))
-    frame.to_csv(path, index=False, na_rep="-9999")
+    texts = dict(_texts(values, columns))
+    pd.DataFrame(_stamps(one) | texts).to_csv(path, index=False, na_rep="-9999")
+    return set(texts)
 
 
 def _texts(values: xr.Dataset, columns: Sequence[_Column]) -> Iterator[tuple[str, Any]]:
-    """Yield the columns that have a value; the flags -1 (no value) are blank, that is -9999."""
+    """Yield the columns that have a value, of variables that have one; flags -1 (no value) are blank, that is -9999."""
+    absent = {name for name, array in values.data_vars.items() if not array.notnull().any()}
     for column in columns:
         array = values[column.array].values
-        if array.dtype.kind == "f":
-            if np.isfinite(array).any() or column.name == column.array:
-                yield column.name, array
-        elif column.array.endswith("_QC"):
+        if not absent.isdisjoint((column.array, _base(column.array))):
+            continue
+        if column.array.endswith("_QC") and array.dtype.kind != "f":
             if (array >= 0).any():
                 yield column.name, np.where(array < 0, -9999, array)
         else:
-            yield column.name, array.astype(np.int64)
+            yield column.name, array if array.dtype.kind == "f" else array.astype(np.int64)
 
 
 def _stamps(ds: xr.Dataset) -> dict[str, np.ndarray]:
@@ -225,8 +240,7 @@ def _stamps(ds: xr.Dataset) -> dict[str, np.ndarray]:
         return {"TIMESTAMP": _digits(time, 8)}
     if "utc_offset" not in ds.coords:
         raise SchemaError("expected the coordinate utc_offset of the towers, to write local time; use format='netcdf'.")
-    minutes = round(float(ds["utc_offset"].values[0]) * 60)
-    start = time + np.timedelta64(minutes, "m")
+    start = time + _to_local(ds["utc_offset"][0])
     return {"TIMESTAMP_START": _digits(start, 12), "TIMESTAMP_END": _digits(start + resolution.step, 12)}
 
 

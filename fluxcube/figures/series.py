@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,9 +24,13 @@ from fluxcube.units import linear_conversion, units_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+logger = logging.getLogger(__name__)
+
 _OBSERVED, _FILLED = "observed", "filled"
 #: Number of sites drawn by default.
 _SITES = 3
+#: Number of towers that a message names.
+_NAMED = 10
 #: Longest period (days) that is drawn hour by hour by default.
 _HOURLY_DAYS = 62
 #: Half-width of an interval of 90 % in standard deviations of a normal distribution.
@@ -46,6 +52,21 @@ class _Series:
     units: str
     measured: np.ndarray | None = None
     width: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """What a panel shows: observations, and lines by the name of their model."""
+
+    title: str
+    observed: _Series | None
+    lines: dict[str, _Series]
+
+    def times(self) -> np.ndarray:
+        """Return the times of all values."""
+        series = [*filter(None, [self.observed]), *self.lines.values()]
+        none = np.array([], "datetime64[ns]")
+        return np.concatenate([none, *(one.time[np.isfinite(one.value)] for one in series)])
 
 
 def plot_series(
@@ -70,7 +91,8 @@ def plot_series(
     path : path, optional
         File to write; its ending selects the format.
     sites : str or sequence of str, optional
-        Default: the first three.
+        Default: the first three that have values in the period, of those with predictions if there are any. Towers
+        without a value in the period are left out and logged.
     targets : str or sequence of str, optional
         Fluxes, a panel each at each site. Default: the first that all models predict, unless `variables` are named.
     variables : str or sequence of str, optional
@@ -94,7 +116,7 @@ def plot_series(
     UnknownNameError
         If the data have no such site, flux or variable.
     ConfigError
-        If the period contains nothing, or `every` is finer than the data.
+        If the period contains no value of a tower, or `every` is finer than the data.
 
     Examples
     --------
@@ -110,20 +132,97 @@ def plot_series(
     if "site" not in data.dims:
         raise SchemaError(f"expected data of towers with the dimension site, found {tuple(map(str, data.dims))}.")
     names = _panels(data, observed_cube, models, targets, variables)
-    chosen = selected("site", sites, [str(site) for site in data["site"].values], _SITES)
+    chosen = _sites(data, models) if sites is None else selected("site", sites, _sites(data, {}), 0)
     resolution = resolution_of(data)
     period = slice(time, time) if isinstance(time, str) else slice(None) if time is None else time
     step = _step(data, period, every, resolution)
-    axes = new_series_axes(len(chosen) * len(names))
+    panels_of = functools.partial(_panels_of, observed_cube, models, names, step, resolution)
+    panels = _with_values(chosen, panels_of, period, most=_SITES if sites is None else len(chosen))
+    axes = new_series_axes(len(panels))
     styles = styles_of([_OBSERVED, *models], None)
-    pairs = [(site, name) for site in chosen for name in names]
-    for ax, (site, name) in zip(axes, pairs, strict=True):
-        observed = None if observed_cube is None else _observed(observed_cube, site, name, period, step, resolution)
-        lines = {m: _predicted(one, site, name, period, step, resolution) for m, one in models.items()}
-        _draw(ax, observed, {m: line for m, line in lines.items() if line is not None}, styles)
-    means = "" if step == _own_step(resolution) else f", {_MEANS[step]}"
-    _finish(axes, [f"{site}: {name}{means}" for site, name in pairs])
+    for ax, panel in zip(axes, panels, strict=True):
+        _draw(ax, panel.observed, panel.lines, styles)
+        _limit(ax, panel, data["time"].sel(time=period).values, period, step)
+    _finish(axes, [panel.title for panel in panels])
     return save_panels(axes, path)
+
+
+def _sites(data: xr.Dataset, models: dict[str, xr.Dataset | xr.DataArray]) -> list[str]:
+    """Return the towers of the data, those with predictions of the first model if there is one."""
+    known = [str(site) for site in data["site"].values]
+    predicted = {str(site) for model in list(models.values())[:1] for site in model["site"].values}
+    return [site for site in known if site in predicted] or known
+
+
+def _panels_of(
+    cube: xr.Dataset | None,
+    models: dict[str, xr.Dataset | xr.DataArray],
+    names: Sequence[str],
+    step: str,
+    resolution: Resolution,
+    site: str,
+    period: slice,
+) -> list[_Panel]:
+    """Return a panel of each flux and variable of a tower."""
+    means = "" if step == _own_step(resolution) else f", {_MEANS[step]}"
+    panels = []
+    for name in names:
+        observed = None if cube is None else _observed(cube, site, name, period, step, resolution)
+        lines = {model: _predicted(one, site, name, period, step, resolution) for model, one in models.items()}
+        known = {model: line for model, line in lines.items() if line is not None}
+        panels.append(_Panel(f"{site}: {name}{means}", observed, known))
+    return panels
+
+
+def _with_values(
+    sites: Sequence[str], panels_of: Callable[[str, slice], list[_Panel]], period: slice, most: int
+) -> list[_Panel]:
+    """Return the panels of the first few towers with values in the period; log which are left out."""
+    found: dict[str, list[_Panel]] = {}
+    empty = []
+    for done, site in enumerate(sites, 1):
+        panels = panels_of(site, period)
+        if any(len(panel.times()) for panel in panels):
+            found[site] = panels
+        else:
+            empty.append(site)
+        if len(found) == most:
+            _tell_of_others(list(found), len(sites) - done, len(sites))
+            break
+    if not found:
+        raise _no_values(sites[:_SITES], panels_of, period)
+    if empty:
+        logger.warning("not drawn, since they have no value in the period: %s", _names(empty))
+    return [panel for panels in found.values() for panel in panels]
+
+
+def _tell_of_others(drawn: Sequence[str], others: int, number: int) -> None:
+    if others:
+        how = to_type(python="sites=[...]", shell="--site NAME for each")
+        logger.warning("%d of %d towers are drawn, %s: name others with %s", len(drawn), number, _names(drawn), how)
+
+
+def _no_values(sites: Sequence[str], panels_of: Callable[[str, slice], list[_Panel]], period: slice) -> ConfigError:
+    """Return the error for a period in which no tower has a value, with the periods in which some have."""
+    whole = period.start is None and period.stop is None
+    where = "" if whole else f" in the period {period.start or 'from the start'} to {period.stop or 'the end'}"
+    spans = [f"{site} {_span([] if whole else panels_of(site, slice(None)))}" for site in sites]
+    how = to_type(python='time=slice("FIRST", "LAST")', shell="--time FIRST/LAST")
+    return ConfigError(f"no tower has a value{where}: {', '.join(spans)}; pass {how}, or other towers.")
+
+
+def _span(panels: Sequence[_Panel]) -> str:
+    """Return the first and last day with a value in some panels."""
+    times = [time for panel in panels for time in panel.times()]
+    if not times:
+        return "has none at all"
+    return f"has values from {min(times).astype('datetime64[D]')} to {max(times).astype('datetime64[D]')}"
+
+
+def _names(sites: Sequence[str]) -> str:
+    """Return the first few names, and the number of the others."""
+    more = f" and {len(sites) - _NAMED} more" if len(sites) > _NAMED else ""
+    return ", ".join(sites[:_NAMED]) + more
 
 
 def _panels(
@@ -205,7 +304,7 @@ def _means(
     time: np.ndarray, values: np.ndarray, share: np.ndarray, step: str, resolution: Resolution
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean of the values of each day or month with enough time steps, and of their measured share."""
-    if step == _own_step(resolution):
+    if step == _own_step(resolution) or not len(time):
         return time, values, share
     known = np.isfinite(values)
     periods = np.arange(time[0].astype(f"datetime64[{step}]"), time[-1].astype(f"datetime64[{step}]") + 1)
@@ -247,6 +346,16 @@ def _draw_line(ax: Axes, line: _Series, style: Style, label: str, units: str) ->
         band.set(color=style.color, alpha=0.2, linewidth=0)
 
 
+def _limit(ax: Axes, panel: _Panel, times: np.ndarray, period: slice, step: str) -> None:
+    """Let the time axis begin and end with the period, where its begin and end were passed or no value is drawn."""
+    first, last = times[[0, -1]].astype(f"datetime64[{step}]")
+    empty = not len(panel.times())
+    if period.start is not None or empty:
+        ax.set_xlim(left=first.astype("datetime64[s]").item())
+    if period.stop is not None or empty:
+        ax.set_xlim(right=(last + 1).astype("datetime64[s]").item())
+
+
 def _finish(axes: Sequence[Axes], titles: Sequence[str]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
@@ -257,4 +366,4 @@ def _finish(axes: Sequence[Axes], titles: Sequence[str]) -> None:
         ax.tick_params(labelsize=8)
         ax.grid(alpha=0.2, linewidth=0.5)
         ax.set_title(title, fontsize=9, loc="left", parse_math=False)
-    title_and_legend(axes[0], titles[0], left=True)
+    title_and_legend(axes[0], titles[0], left=True, of=axes)

@@ -15,6 +15,7 @@ from fluxcube.cubes.forcing import Forcing, as_forcing
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
 from fluxcube.cubes.own import with_supplied
 from fluxcube.errors import ConfigError, to_type
+from fluxcube.inference.beginning import warn_of_beginning
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import (
     check_absent,
@@ -151,10 +152,10 @@ def upscale(
     -------
     xr.Dataset
         Lazy maps: one float32 variable (time, latitude, longitude) per flux, in the units of the variable table,
-        NaN where there is no land, in the first time steps, whose windows would begin before the forcing, and in time
-        steps without an observed predictor. For a forcing with several chips per cell, each flux is the mean over them,
-        weighted by the land area that they represent, and NAME_variance is the variance among them. The attribute
-        `masked_predictors` names the inputs of the model that the grid lacks.
+        NaN where there is no land, in the first time steps, whose windows would begin before the forcing (a warning
+        counts them), and in time steps without an observed predictor. For a forcing with several chips per cell, each
+        flux is the mean over them, weighted by the land area that they represent, and NAME_variance is the variance
+        among them. The attribute `masked_predictors` names the inputs of the model that the grid lacks.
 
     Raises
     ------
@@ -217,6 +218,7 @@ def upscale(
     )
     land = _land(forcing)
     start, stop = _period(forcing, time)
+    warn_of_beginning(predictor, options, forcing.time.values, start, stop)
     if member_maps is not None:
         chunks = {"time": step, **{dim: max(inputs.chunksizes[dim]) for dim in _CELL_DIMS}}
         stacked = combined_members(predictor, member_maps, forcing, slice(start, stop), options, chunks)

@@ -25,6 +25,7 @@ from fluxcube.planning.sample import MapSample, TaskSample, measure_tasks, peak_
 from fluxcube.planning.tiles import Tasks
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import REGION_BYTES
+from fluxcube.tabletext import counted
 
 logger = logging.getLogger(__name__)
 
@@ -383,7 +384,7 @@ def _rows(plan: MapPlan) -> list[tuple[str, str]]:
     steps, rows, columns = plan.shape
     cost_cpu, cost_gpu = plan.cost
     task_rows = (
-        f"{plan.tasks:,}: {plan.blocks:,} blocks of up to {plan.chunk[1]} x {plan.chunk[2]} cells, in "
+        f"{plan.tasks:,}: {counted(plan.blocks, 'block')} of up to {plan.chunk[1]} x {plan.chunk[2]} cells, in "
         f"{plan.time_chunks:,} chunks of up to {plan.chunk[0]:,} {plan.step}"
     )
     out = [

@@ -234,7 +234,8 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     ConfigError
         If matplotlib cannot write the file format of the ending.
     """
-    _show_names_as_they_are(ax)
+    with _without_advice():  # finding the texts computes the ticks, too
+        _show_names_as_they_are(ax)
     _show_in_notebooks(ax)
     if path is None:
         return ax
@@ -287,6 +288,14 @@ def _show_names_as_they_are(ax: Axes) -> None:
         text.set_parse_math(False)
 
 
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Ignore warnings of matplotlib on ticks and margins, which a user cannot change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def picture_bytes(ax: Axes, ending: str, *, dpi: int = 150) -> bytes:
     """Return the figure of `ax` as the bytes of a file: "png", "svg" or another format of matplotlib.
 
@@ -294,8 +303,7 @@ def picture_bytes(ax: Axes, ending: str, *, dpi: int = 150) -> bytes:
     """
     picture = io.BytesIO()
     metadata = {"Date": None} if ending == "svg" else None
-    with warnings.catch_warnings():  # of matplotlib, on ticks and margins, which a user cannot change
-        warnings.simplefilter("ignore", UserWarning)
+    with _without_advice():
         figure_of(ax).savefig(picture, dpi=dpi, bbox_inches="tight", format=ending, metadata=metadata)
     return _small_svg(picture.getvalue()) if ending == "svg" else picture.getvalue()
 

@@ -27,6 +27,7 @@ from fluxcube.plotting.canvas import (
 )
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 from fluxcube.plotting.points import chosen_rows, score_label, title_and_legend
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,6 +94,10 @@ def plot_cycles(
     return tuple(axes)
 
 
+#: What the band of a cycle shows.
+_BAND = "observed, 10th to 90th percentile of sites"
+
+
 def draw_cycle_panel(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Style], diurnal: bool, title: str) -> None:
     """Draw the mean cycle of one group: the observations with their range, and a line for each model."""
     for model, one in rows.groupby("model", sort=False):
@@ -107,7 +112,7 @@ def draw_cycle_panel(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Style], 
 def _draw_cycle(ax: Axes, rows: pd.DataFrame, style: Style, model: str) -> None:
     x = rows["x"].to_numpy(float) + (0.5 if rows["x"].min() == 0 else 0.0)
     if model == _OBSERVED:
-        ax.fill_between(x, rows["low"], rows["high"], color="#808080", alpha=0.2, linewidth=0)
+        ax.fill_between(x, rows["low"], rows["high"], color="#808080", alpha=0.2, linewidth=0, label=_BAND)
     width = 2.0 if model == _OBSERVED else 1.3
     ax.plot(x, rows["mean"], linestyle=style.line, color=style.color, linewidth=width, label=model)
 
@@ -253,7 +258,7 @@ def plot_rank(
         values = np.sort(one[score].to_numpy(float)[np.isfinite(one[score].to_numpy(float))])
         share = (np.arange(len(values)) + 0.5) / max(len(values), 1)
         below = int((values < floor).sum())
-        label = f"{model} ({below} sites below {floor:g})" if below else str(model)
+        label = f"{model} ({counted(below, 'site')} below {floor:g})" if below else str(model)
         ax.plot(
             np.maximum(values, floor),
             share,

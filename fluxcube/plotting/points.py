@@ -18,8 +18,10 @@ import pandas as pd
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.plotting.canvas import Style, figure_of, ink, new_axes, print_units, save_picture, styles_of
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 #: Lowest value of a score on an axis; lower ones are arrows at the edge.
@@ -253,7 +255,7 @@ def plot_by_distance(
     counts = rows.groupby("group")["n_sites"].max()
     bounds = rows.drop_duplicates("group").set_index("group")[["low_km", "high_km"]].to_numpy(float)
     names = [f"{low:g}–{high:g}" if np.isfinite(high) else f"≥ {low:g}" for low, high in bounds]
-    labels = [f"{name}\n({int(counts[group])} sites)" for name, group in zip(names, groups, strict=True)]
+    labels = [f"{name}\n({counted(int(counts[group]), 'site')})" for name, group in zip(names, groups, strict=True)]
     ax = draw_points(rows, groups, labels, score, styles, ax)
     ax.set_xlabel("distance from the nearest training tower (km)")
     ax.set_ylabel(f"{score_label(rows, score)}, median over sites")
@@ -360,12 +362,16 @@ def _draw_pair(ax: Axes, at: float, rows: pd.DataFrame, score: str, style: Style
         ax.plot([x], [y], "o", color=style.color, markerfacecolor=face, markersize=6, zorder=3)
 
 
-def title_and_legend(ax: Axes, title: str, *, left: bool = False) -> None:
-    """Draw the legend above the axes, in as many columns as fit, and the title above it.
+def title_and_legend(ax: Axes, title: str, *, left: bool = False, of: Sequence[Axes] = ()) -> None:
+    """Draw the legend above the axes, in as many columns as fit, and the title above it; `of` are more axes it is of.
 
     Beside the axes a legend of long names would leave little room for them, above all on a narrow page.
     """
-    handles, names = ax.get_legend_handles_labels()
+    by_name: dict[str, Artist] = {}
+    for one in of or [ax]:
+        for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
+            by_name.setdefault(name, handle)
+    handles, names = list(by_name.values()), list(by_name)
     width = figure_of(ax).get_size_inches()[0] * ax.get_position().width * 72 / _LETTER
     columns = max(1, min(len(names), int(width / (max(map(len, names), default=0) + 6))))
     if names:

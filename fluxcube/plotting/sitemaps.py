@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.plotting.canvas import class_styles, fit_title, ink, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import class_styles, figure_of, fit_title, ink, new_axes, print_units, save_picture
 from fluxcube.plotting.mapframe import MapFrame, shape_of
 from fluxcube.plotting.maps import draw_bar, extend_of
 from fluxcube.plotting.places import Places, box_of, places_of, values_of
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyproj
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, LinearSegmentedColormap
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 #: Scores of which lower values are better.
 ERRORS = ("rmse", "mae", "crps")
@@ -70,7 +72,8 @@ def plot_sites(
     projection : str or pyproj.CRS, optional
         As in `fluxcube.plot_map`.
     names : bool
-        Write the name of each tower beside it.
+        Write the name of each tower beside it. A name that would overlap one written before, of a tower that comes
+        earlier in the data, is left out.
     cmap, limits, title, ax
         As in `fluxcube.plot_map`; scores have colours from orange (bad) to blue (good).
 
@@ -117,10 +120,10 @@ def plot_sites(
         _draw_values(frame.ax, x, y, values.to_numpy(float), name, units, cmap, limits)
     else:
         _draw_classes(frame.ax, x[inside], y[inside], values.to_numpy(object)[inside], name)
-    if names:
-        _write_names(frame.ax, x, y, places.index)
     count = int(inside.sum())
     fit_title(frame.ax, counted(count, "tower") if title is None else title, pad=frame.pad)
+    if names:
+        _write_names(frame.ax, x, y, places.index)
     return save_picture(frame.ax, path)
 
 
@@ -185,16 +188,20 @@ def _draw_classes(ax: Axes, x: np.ndarray, y: np.ndarray, classes: np.ndarray, n
 
 
 def _write_names(ax: Axes, x: np.ndarray, y: np.ndarray, names: pd.Index) -> None:
+    """Write the names of towers, except those that would overlap a name written before."""
+    figure_of(ax).draw_without_rendering()  # places the axes, which sizes of texts are compared with
+    written: list[Bbox] = []
     for at in np.flatnonzero(np.isfinite(x)):
-        ax.annotate(
-            str(names[at]),
-            (x[at], y[at]),
-            xytext=(4, 3),
-            textcoords="offset points",
-            fontsize=7,
-            parse_math=False,
-            zorder=6,
-        )
+        text = _write_name(ax, (x[at], y[at]), str(names[at]))
+        place = text.get_window_extent()
+        if any(place.overlaps(other) for other in written):
+            text.remove()
+        else:
+            written.append(place)
+
+
+def _write_name(ax: Axes, place: tuple[float, float], name: str) -> Annotation:
+    return ax.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=7, parse_math=False, zorder=6)
 
 
 def score_colors(*, lower_is_better: bool) -> LinearSegmentedColormap:

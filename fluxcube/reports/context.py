@@ -15,6 +15,7 @@ from fluxcube.plotting.points import plot_drivers
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, slug
 from fluxcube.stores.origin import origin
+from fluxcube.tabletext import counted
 
 #: Power of one busy processor core with its share of memory and cooling (W), from which energy is estimated.
 WATTS = 15.0
@@ -93,7 +94,7 @@ def citations_section(evidence: Evidence) -> Section:
         Column("licence", "licence"),
     ]
     text = ("Please cite the data of every tower that a result uses; the file citations.bib is beside this page.",)
-    table = Table("citations", f"Data of {rows['site'].nunique()} towers", rows, columns)
+    table = Table("citations", f"Data of {counted(rows['site'].nunique(), 'tower')}", rows, columns)
     return Section("citations", title, text, tables=(table,))
 
 

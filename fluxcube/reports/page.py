@@ -17,6 +17,7 @@ from fluxcube.reports.html import inline_png, inline_svg, navigation, script_jso
 from fluxcube.reports.section import Figure, Section
 from fluxcube.reports.towers import page_data
 from fluxcube.reports.worldmap import map_widget
+from fluxcube.tabletext import counted
 
 #: Size of an inline SVG (bytes) above which the page contains the PNG instead, if that is smaller.
 _LARGE = 100_000
@@ -62,7 +63,8 @@ def render(sections: Sequence[Section], evidence: Evidence, pictures: Mapping[st
 
 def _subtitle(evidence: Evidence) -> str:
     counts = [
-        f"{target}: {int(m.n.sum((0, 1))[0]):,} {evidence.steps} at {int((m.n.sum((1, 2)) > 0).sum())} towers"
+        f"{target}: {int(m.n.sum((0, 1))[0]):,} {evidence.steps} at "
+        f"{counted(int((m.n.sum((1, 2)) > 0).sum()), 'tower')}"
         for target, m in evidence.sums.moments.items()
     ]
     return f"{', '.join(evidence.models)}. {'; '.join(counts)}."

@@ -11,6 +11,7 @@ from fluxcube.plotting.scorebars import plot_differences
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, score_columns, slug
 from fluxcube.reports.tables import interval_note, rows_of, wide_table
+from fluxcube.tabletext import counted
 
 #: Groups of the tables of scores, and the headings of their columns.
 _GROUPS = {"igbp": "IGBP class", "climate": "climate", "continent": "continent", "season": "local season"}
@@ -24,7 +25,7 @@ def rows_section(evidence: Evidence) -> Section:
     time = evidence.cube["time"].values
     span = f"{str(time[0])[:10]} to {str(time[-1])[:10]}" if len(time) else "no time step"
     text = [
-        f"Scored are {', '.join(f'{t} at {n} towers' for t, n in n_sites.items())}; time axis {span}, "
+        f"Scored are {', '.join(f'{t} at ' + counted(n, 'tower') for t, n in n_sites.items())}; time axis {span}, "
         f"{evidence.resolution.name} values.",
         f"Row mask: {mask}. Every model is scored on the same rows.",
         f"Split: {evidence.split}."

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fluxcube.plotting.outlines import coast_lines
 from fluxcube.reports.evidence import Evidence
+from fluxcube.tabletext import counted
 
 _SCORES = {"nse": "NSE", "rmse": "RMSE", "bias": "bias", "corr2": "corr²"}
 #: Margin about the towers, and the smallest width and height of the map (degrees).
@@ -57,9 +58,10 @@ def _svg(places: pd.DataFrame) -> str:
     left, top, width, height = _view(places)
     land = "".join(_path(line) for line in coast_lines())
     dots = "".join(_dot(row, first=i == 0) for i, row in enumerate(places.to_dict("records")))
+    number = counted(len(places), "tower")
     return (
         f'<svg id="map-svg" viewBox="{left:g} {top:g} {width:g} {height:g}" role="group" '
-        f'aria-label="Map of {len(places)} towers, coloured by the chosen score">'
+        f'aria-label="Map of {number}, coloured by the chosen score">'
         f'<path class="land" d="{land}"/>{dots}</svg>'
     )
 

@@ -9,6 +9,7 @@ from fluxcube.errors import SplitError
 from fluxcube.samples.cluster_splits import kfold, one_cluster, per_igbp
 from fluxcube.samples.clusters import Places
 from fluxcube.samples.partition import Split
+from fluxcube.tabletext import counted
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,6 @@ def _note(places: Places, fold: Split, fault: str) -> str:
     number = fold.kind.removeprefix("kfold ")
     parts = f"{len(fold.train)} train, {len(fold.val)} validate, {len(fold.test)} test"
     return (
-        f"{len(places.sites)} towers, {len(set(places.igbp))} IGBP classes: fold {number} of whole clusters ({parts}) "
-        f"instead of per-igbp, by which {fault}"
+        f"{counted(len(places.sites), 'tower')}, {counted(len(set(places.igbp)), 'IGBP class', 'IGBP classes')}: "
+        f"fold {number} of whole clusters ({parts}) instead of per-igbp, by which {fault}"
     )

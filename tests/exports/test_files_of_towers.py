@@ -73,6 +73,26 @@ def test_only_the_period_with_values_is_written(tmp_path):
     assert len(pd.read_csv(files[0])) == made.sizes["time"] - 5
 
 
+def test_names_of_hourly_csv_files_have_local_years(tmp_path):
+    made = predictions().drop_vars(["time_start", "time_stop"], errors="ignore")
+    begin = made.time - made.time[0] + np.datetime64("2018-01-01", "ns")
+    made = made.assign_coords(utc_offset=("site", np.full(2, -7.0)), time=begin)
+    assert made.fluxcube.to_sites(tmp_path)[0].name == "XX-S00_HR_2017-2018.csv"
+
+
+def test_files_have_the_columns_of_variables_with_a_value(tmp_path):
+    made = predictions()
+    made["NEE"] = made.NEE.where(made.site == "XX-S00")
+    made["NEE_COVERAGE"], made["TA"] = xr.zeros_like(made.NEE).fillna(0), xr.full_like(made.NEE, np.nan)
+    made["other"] = made.NEE.fillna(1)
+    first, second, _, variables = made.fluxcube.to_sites(tmp_path)
+    stamps = ["TIMESTAMP_START", "TIMESTAMP_END"]
+    names = set(pd.read_csv(first)) - {*stamps}
+    assert {"NEE", "NEE_COVERAGE", "other"} <= names and "TA" not in names
+    assert not {"NEE", "NEE_COVERAGE"} & set(pd.read_csv(second))
+    assert set(pd.read_csv(variables).column) == {*stamps, *names}
+
+
 def test_names_of_files_are_safe(tmp_path):
     made = predictions().assign_coords(site=np.array(["../../x", "nul"], object))
     folder = tmp_path / "towers"

@@ -113,7 +113,7 @@ def test_any_size_and_any_chunks(context, stride, least, start, hours, rows, col
 
 
 @pytest.mark.parametrize(("stride", "least"), [(1, None), (1, 3), (5, None), (5, 1)])
-def test_what_is_written(stride, least):
+def test_what_is_written(stride, least, caplog):
     predictor = fake(context=7, memory_days=(1, 2))
     forcing = holed((3, 3), 4, 5, 70)
     expected = by_loop(predictor, forcing, stride, least or 7)
@@ -127,6 +127,10 @@ def test_what_is_written(stride, least):
     else:  # the first window that lies in the forcing whole gives its last hours
         assert missing == list(range(missing[-1] + 1)) and 7 - stride <= len(missing) < 7
     assert found.attrs["min_context_hours"] == (least or 7)
+    warned = f"the first {len(missing)} of {maps.sizes['time']} hours ({100 * len(missing) / maps.sizes['time']:.1f} %)"
+    assert (warned in caplog.text) == bool(missing)
+    upscale(predictor, lazy, stride=stride, min_context=least, time=slice(None, lazy.time.values[0]))
+    assert ("no value in all of 1 hour: " in caplog.text) == bool(missing)
 
 
 def test_the_first_hours_have_what_history_there_is():

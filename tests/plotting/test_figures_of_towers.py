@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from packages import optional
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, UnknownNameError
-from fluxcube.plotting.canvas import class_styles
+from fluxcube.plotting.canvas import class_styles, new_axes, save_picture
 from fluxcube.simulation.example import example_cube
 
 optional("matplotlib")
@@ -152,6 +153,31 @@ def test_series_of_variables_and_of_predictions_alone(cube, predicted, tmp_path)
         fc.plot_series(cube, every="week")
 
 
+def test_towers_without_values_in_the_period_are_left_out(cube, caplog):
+    empty = cube.assign(fluxes=cube.fluxes.where((cube.site != "XX-S00") & (cube.time >= cube.time[240])))
+    axes = fc.plot_series(empty, targets="NEE", sites=["XX-S00", "XX-S01"], time=slice("2018-06-12", "2018-06-13"))
+    assert [ax.get_title(loc="left") for ax in axes] == ["XX-S01: NEE"]
+    assert "observed" in [text.get_text() for text in axes[0].get_legend().get_texts()]
+    limits = [str(np.datetime64(round(24 * x), "h")) for x in axes[0].get_xlim()]
+    assert limits == ["2018-06-12T00", "2018-06-14T00"]
+    assert "no value in the period: XX-S00" in caplog.text
+    fc.plot_series(cube, targets="NEE")
+    assert "3 of 4 towers are drawn, XX-S00, XX-S01, XX-S02: name others with sites=[...]" in caplog.text
+    with pytest.raises(ConfigError, match="XX-S01 has values from 2018-06-11 to"):
+        fc.plot_series(empty, targets="NEE", sites="XX-S01", time="2018-06-02")
+
+
+def test_ticks_of_dates_give_no_warning():
+    from matplotlib.dates import AutoDateLocator
+
+    ax = new_axes(None, (4, 3))
+    ax.plot([np.datetime64("2018-01-01"), np.datetime64("2018-12-31")], [0, 1])
+    ax.xaxis.set_major_locator(AutoDateLocator(minticks=1, maxticks=1, interval_multiples=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_picture(ax, None)
+
+
 def test_the_diurnal_cycle_is_the_mean_of_each_local_hour(cube, predicted):
     axes = fc.plot_cycle(cube, predicted, by=None)
     assert [ax.get_xlabel() for ax in axes] == ["local solar hour"], "twenty days have no seasonal cycle"
@@ -164,7 +190,10 @@ def test_the_diurnal_cycle_is_the_mean_of_each_local_hour(cube, predicted):
     np.testing.assert_allclose(drawn["observed"].get_ydata(), expected.values, rtol=1e-4)
     assert set(drawn) >= {"observed", "predicted"}
     (ax,) = fc.plot_cycle(cube, by=None)
-    assert [t.get_text() for t in ax.figure.legends[0].get_texts()] == ["observed"]
+    assert [t.get_text() for t in ax.figure.legends[0].get_texts()] == [
+        "observed, 10th to 90th percentile of sites",
+        "observed",
+    ]
 
 
 def test_cycles_by_class_and_by_site(cube, predicted):
