@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.append import append_site
+from fluxcube.cubes.append import append_site, check_record
+from fluxcube.cubes.clocks import check_own_clock
 from fluxcube.errors import ConfigError, SourceError, to_type, unknown
 from fluxcube.parsing import read_text
 from fluxcube.sources.towers.anycsv import header_of
@@ -29,6 +30,8 @@ OPTIONS = (
     "site", "latitude", "longitude", "utc_offset", "igbp", "koppen", "elevation", "stamp", "time", "time_format",
     "step", "missing", "licence", "citation", "encoding", "trust", "columns", "units", "flags", "flag_map",
 )  # fmt: skip
+#: Name by which ``trust`` accepts a clock that sunlight contradicts.
+_CLOCK = "utc_offset"
 _REQUIRED = ("site", "latitude", "longitude", "utc_offset", "columns", "units")
 #: Names of columns that are usual at towers, in lower case, besides those of the variable table.
 _USUAL = {
@@ -115,7 +118,8 @@ def add_site(
         ``progress(done, total, text)``.
     **options
         ``site``, ``latitude``, ``longitude``, ``utc_offset``, ``columns`` and ``units``, and the others of
-        `fluxcube.read_table`.
+        `fluxcube.read_table`. ``trust`` may also contain ``"utc_offset"``, which accepts a clock that sunlight
+        contradicts.
 
     Returns
     -------
@@ -127,7 +131,7 @@ def add_site(
     ConfigError
         If an option is missing, or contradicts the table.
     SourceError
-        If the table cannot be read, or contradicts the unit or sign of a variable.
+        If the table cannot be read, or contradicts the unit or sign of a variable, or its sunlight the clock.
     StoreError
         If the cube has the site already, or cannot be written.
     UnknownNameError
@@ -151,10 +155,22 @@ def add_site(
         raise ConfigError(
             f"{table}: name the cube to add the site to, or {to_type(python='plan=True', shell='--plan')}."
         )
-    found = OwnSite(read_table(table, progress=progress, **chosen))
-    if not plan and store is not None:
+    found = OwnSite(_checked(table, chosen, progress))
+    if plan:
+        check_record(found.record)
+    elif store is not None:
         append_site(store, found.record, create=True, overwrite=overwrite, keep=keep)
     return found
+
+
+def _checked(table: str | os.PathLike, options: dict[str, Any], progress: Callable | None) -> xr.Dataset:
+    """Return the record of a table, whose clock is checked unless ``trust`` contains it."""
+    trust = options.pop("trust", ())
+    names = (trust,) if isinstance(trust, str) else tuple(trust)
+    record = read_table(table, progress=progress, trust=[name for name in names if name != _CLOCK], **options)
+    if _CLOCK not in names:
+        check_own_clock(record, str(table))
+    return record
 
 
 def _how(names: Sequence[str], path: str | os.PathLike) -> str:

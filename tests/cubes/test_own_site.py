@@ -14,7 +14,7 @@ import pytest
 import fluxcube as fc
 from fluxcube import cli
 from fluxcube.cubes.own_site import describe_site
-from fluxcube.errors import ConfigError, StoreError, UnknownNameError
+from fluxcube.errors import ConfigError, SourceError, StoreError, UnknownNameError
 
 ENTRIES = {"site": "XX-Own", "latitude": 51.1, "longitude": 10.4, "utc_offset": 1, "igbp": "GRA", "stamp": "end"}
 COLUMNS = {"TA": "Tair", "SW_IN": "Rg", "VPD": "VPD", "NEE": "Fc"}
@@ -123,6 +123,17 @@ def test_a_wrong_sign_of_nee_is_told(csv):
     table.to_csv(csv, index=False)
     found = fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
     assert "check its sign; uptake must be negative" in str(found)
+
+
+@pytest.mark.parametrize(("offset", "lag"), [(8, "7.3 h ahead of"), (2, "1.3 h ahead of"), (-1, "1.7 h behind")])
+def test_a_clock_that_sunlight_contradicts_is_refused_unless_trusted(csv, offset, lag):
+    options = {"columns": COLUMNS, "units": UNITS, **ENTRIES, "utc_offset": offset}
+    for how in ({"plan": True}, {"store": "carbonsense.zarr"}):
+        with pytest.raises(SourceError, match=f"its light is {lag} the sun.*pass utc_offset=1, or.*trust='utc_offset'"):
+            fc.add_site(csv, **how, **options)
+    assert not (csv.parent / "carbonsense.zarr").exists()
+    fc.add_site(csv, "carbonsense.zarr", trust="utc_offset", **options)
+    assert lag in fc.open_report("carbonsense.zarr", "notes").text.str.cat()
 
 
 def test_times_in_two_columns_of_unusual_names_are_named_as_the_message_says(csv, call):
