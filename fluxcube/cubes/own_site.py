@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tomllib
@@ -84,7 +85,9 @@ def _sign(record: xr.Dataset) -> list[str]:
     by_day, by_night = (float(record["NEE"].where(part).mean()) for part in (day, record["SW_IN"] < 10))
     if not by_day > by_night:
         return [f"  NEE is {by_day:.2g} by day and {by_night:.2g} by night: uptake is negative, as expected"]
-    return [f"  NEE is {by_day:.2g} by day and {by_night:.2g} by night: check its sign; uptake must be negative"]
+    noted = any("NEE" in doubt for doubt in json.loads(record.attrs["doubts"]))  # a note says what to check
+    check = "" if noted else ": check its sign; uptake must be negative"
+    return [f"  NEE is {by_day:.2g} by day and {by_night:.2g} by night{check}"]
 
 
 def add_site(

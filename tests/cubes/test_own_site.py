@@ -117,12 +117,20 @@ def test_slips_in_python(csv):
         fc.add_site(csv, "carbonsense.zarr", latitud=3)
 
 
-def test_a_wrong_sign_of_nee_is_told(csv):
+def test_a_wrong_sign_of_nee_is_refused_in_a_long_table_and_told_once_in_a_short_one(csv, caplog):
     table = pd.read_csv(csv)
     table["Fc"] *= -1
     table.to_csv(csv, index=False)
-    found = fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
-    assert "check its sign; uptake must be negative" in str(found)
+    found = fc.add_site(csv, "carbonsense.zarr", columns=COLUMNS, units=UNITS, **ENTRIES)
+    assert caplog.text.count("NEE increases with light") == 1 and "check its sign" not in str(found)
+    days = pd.concat([table] * 16, ignore_index=True)
+    days["DATETIME"] = pd.date_range("2020-05-01 00:30", periods=len(days), freq="30min").strftime("%Y-%m-%d %H:%M")
+    days.to_csv(csv, index=False)
+    with pytest.raises(SourceError, match=r"NEE increases with light.*trust=\('NEE',\)"):
+        fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
+    caplog.clear()
+    fc.add_site(csv, "carbonsense.zarr", overwrite=True, trust="NEE", columns=COLUMNS, units=UNITS, **ENTRIES)
+    assert caplog.text.count("NEE increases with light") == 1 and "accepted by trust" in caplog.text
 
 
 @pytest.mark.parametrize(("offset", "lag"), [(8, "7.3 h ahead of"), (2, "1.3 h ahead of"), (-1, "1.7 h behind")])

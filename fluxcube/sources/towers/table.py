@@ -186,7 +186,7 @@ def read_table(
     arrays, assumed, found = _variables(request, cells, step, flag_map)
     accepted = contradictions.check_trust(trust)
     values = {name: array for name, (_, array, _) in arrays.items()}
-    doubts = contradictions.checked(values, step_minutes=step, where=f"{path}", trust=accepted)
+    doubts = contradictions.checked(values, step_minutes=step, where=f"{path}", trust=accepted, own=True)
     for doubt in (*doubts, *(codes.sentence(name, one) for name, one in found.items())):
         _log.warning("%s: %s", path, doubt)
     utc = standard_to_utc(start, utc_offset)
