@@ -144,6 +144,20 @@ def test_a_clock_that_sunlight_contradicts_is_refused_unless_trusted(csv, offset
     assert lag in fc.open_report("carbonsense.zarr", "notes").text.str.cat()
 
 
+def test_a_unit_that_cannot_be_right_is_corrected_in_the_declaration(csv, call):
+    table = pd.read_csv(csv)
+    table["Tair"] += 273.15
+    table.to_csv(csv, index=False)
+    with pytest.raises(SourceError, match=r"looks like kelvin\. State that unit: units={'TA': 'K'} instead of 'degC'"):
+        fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
+    (csv.parent / "site.toml").write_text(re.sub(r"(?m)^# (?=\w+ = )", "", describe_site(csv)), "utf-8")
+    line = "add-site my.csv --declaration site.toml --plan"
+    assert 'TA = "K" under [units] in the declaration' in call(line)[0]
+    declared = (csv.parent / "site.toml").read_text("utf-8").replace('TA = "degC"', 'TA = "K"')
+    (csv.parent / "site.toml").write_text(declared, "utf-8")
+    assert call(line)[0] == 0
+
+
 def test_times_in_two_columns_of_unusual_names_are_named_as_the_message_says(csv, call):
     table = pd.read_csv(csv)
     when = table.pop("DATETIME").str.split(" ", expand=True)

@@ -473,7 +473,7 @@ def _check_values(name: str, values: np.ndarray, request: _Request) -> tuple[np.
     if not np.isfinite(values).any():
         _log.warning("%s: no value", where)
         return values, {}
-    check_units(name, values, f"{where}, read as {unit}")
+    check_units(name, values, f"{where}, read as {unit}", unit)
     cleaned, found = codes.without_impossible_values(name, values)
     # A few different values beyond all limits are codes; many of them are measurements in another unit.
     values = values if "others" in found else cleaned
