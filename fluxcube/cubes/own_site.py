@@ -31,6 +31,8 @@ OPTIONS = (
     "site", "latitude", "longitude", "utc_offset", "igbp", "koppen", "elevation", "stamp", "time", "time_format",
     "step", "missing", "licence", "citation", "encoding", "trust", "columns", "units", "flags", "flag_map",
 )  # fmt: skip
+#: Number of unused columns that are named.
+_SHOWN = 8
 #: Name by which ``trust`` accepts a clock that sunlight contradicts.
 _CLOCK = "utc_offset"
 _REQUIRED = ("site", "latitude", "longitude", "utc_offset", "columns", "units")
@@ -66,7 +68,7 @@ class OwnSite:
             f"{first} to {last} UTC"
         )
         names = [name for name in record.data_vars if not str(name).endswith("_QC")]
-        return "\n".join([head, *(_line(str(name), record[name]) for name in names), *_sign(record)])
+        return "\n".join([head, *(_line(str(name), record[name]) for name in names), *_sign(record), *_left(record)])
 
 
 def _line(name: str, array: xr.DataArray) -> str:
@@ -88,6 +90,16 @@ def _sign(record: xr.Dataset) -> list[str]:
     noted = any("NEE" in doubt for doubt in json.loads(record.attrs["doubts"]))  # a note says what to check
     check = "" if noted else ": check its sign; uptake must be negative"
     return [f"  NEE is {by_day:.2g} by day and {by_night:.2g} by night{check}"]
+
+
+def _left(record: xr.Dataset) -> list[str]:
+    """Return lines on the variables without a quality column, and on the columns that are not used."""
+    bare, unused = (json.loads(record.attrs.get(name, "[]")) for name in ("without_flags", "unused_columns"))
+    lines = [f"  no column of quality for {', '.join(bare)}: all values count as measured"] if bare else []
+    if unused:
+        more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        lines.append(f"  columns not used: {', '.join(unused[:_SHOWN])}{more}")
+    return lines
 
 
 def add_site(

@@ -158,6 +158,14 @@ def test_a_unit_that_cannot_be_right_is_corrected_in_the_declaration(csv, call):
     assert call(line)[0] == 0
 
 
+def test_the_plan_names_unused_columns_and_variables_without_quality(csv):
+    pd.read_csv(csv).assign(remark="ok", qc=0).to_csv(csv, index=False)
+    options = {"columns": {"TA": "Tair", "SW_IN": "Rg"}, "units": {"TA": "degC", "SW_IN": "W m-2"}, **ENTRIES}
+    lines = str(fc.add_site(csv, plan=True, flags={"TA": "qc"}, **options)).splitlines()
+    assert "  no column of quality for SW_IN: all values count as measured" in lines
+    assert "  columns not used: VPD, Fc, remark" in lines
+
+
 def test_times_in_two_columns_of_unusual_names_are_named_as_the_message_says(csv, call):
     table = pd.read_csv(csv)
     when = table.pop("DATETIME").str.split(" ", expand=True)

@@ -189,6 +189,7 @@ def read_table(
     doubts = contradictions.checked(values, step_minutes=step, where=f"{path}", trust=accepted, own=True)
     for doubt in (*doubts, *(codes.sentence(name, one) for name, one in found.items())):
         _log.warning("%s: %s", path, doubt)
+    used = {*times.columns, *columns.values(), *flags.values()}
     utc = standard_to_utc(start, utc_offset)
     return xr.Dataset(
         arrays,
@@ -201,6 +202,8 @@ def read_table(
             "columns": json.dumps(dict(columns)),
             "units": json.dumps(dict(units)),
             "flags_assumed": json.dumps(assumed),
+            "unused_columns": json.dumps([name for name in text.header if name and name not in used]),
+            "without_flags": json.dumps([name for name in columns if name not in flags]),
             "missing_codes": json.dumps(found),
             "doubts": json.dumps(doubts),
             "trust": json.dumps(accepted),
