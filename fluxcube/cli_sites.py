@@ -34,7 +34,10 @@ def add_site(
     ] = None,
     time_format: Annotated[str | None, typer.Option(help="Format of times, e.g. '%d/%m/%Y %H:%M'.")] = None,
     trust: Annotated[
-        list[str] | None, typer.Option(help="Accept a variable that others contradict (repeat for more).")
+        list[str] | None,
+        typer.Option(
+            help="Accept a variable that others contradict, or utc_offset that sunlight contradicts (repeat for more)."
+        ),
     ] = None,
     declaration: Annotated[Path | None, typer.Option(help="TOML file with these options, of --describe.")] = None,
     describe: Annotated[

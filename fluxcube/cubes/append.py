@@ -158,6 +158,11 @@ def _append(
         compose(building, settings, sites, source=None if create else store, log=log, surface=parts)
 
 
+def check_record(record: xr.Dataset) -> None:
+    """Check a record as `append_site` does, log the same notes, and write nothing."""
+    check_epoch(_tower(record, None, _NEW))
+
+
 def _settings(store: Path) -> CubeSettings:
     attrs = settings_of(store)
     with open_store(store, kind="cube", dask=False) as cube:

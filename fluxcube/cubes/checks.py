@@ -134,30 +134,34 @@ class SunLag:
     @property
     def doubts(self) -> tuple[str, ...]:
         """Sentences on what is wrong with the clock or the place; empty if both are right."""
-        return (*self._clock_doubts(), *self.place_doubts)
+        return (*(evidence + remedy for evidence, remedy in self.clock_faults), *self.place_doubts)
 
-    def _clock_doubts(self) -> tuple[str, ...]:
+    @property
+    def clock_faults(self) -> tuple[tuple[str, str], ...]:
+        """What is wrong with the clock: the evidence, and the rest of the sentence, with what to do in a build."""
         change = abs(np.diff(list(self.seasons.values())))
         if change.size and 24 - SEASON_CHANGE > change[0] > SEASON_CHANGE:
             lags = ", ".join(f"{lag:+.1f} h from {months}" for months, lag in self.seasons.items())
-            return (
-                f"its light is behind the sun by {lags}: stamps with daylight saving, where standard time was "
-                "expected; set them back before building",
+            evidence = (
+                f"its light is behind the sun by {lags}: stamps with daylight saving, where standard time was expected"
             )
-        doubts = []
+            return ((evidence, "; set them back before building"),)
+        faults = []
         low, high = (pick(self.years, key=self.years.__getitem__) if self.years else "" for pick in (min, max))
         if self.years and self.years[high] - self.years[low] > CLOCK_CHANGE:
-            doubts.append(
+            evidence = (
                 f"its clock changes: its light is behind the sun by {self.years[low]:+.1f} h in {low} and by "
-                f"{self.years[high]:+.1f} h in {high}; give UTC_OFFSET with dates, or correct the stamps"
+                f"{self.years[high]:+.1f} h in {high}"
             )
+            faults.append((evidence, "; give UTC_OFFSET with dates, or correct the stamps"))
         if abs(self.hours) > SUN_LAG:
             side = "behind" if self.hours > 0 else "ahead of"
-            doubts.append(
-                f"its light is {abs(self.hours):.1f} h {side} the sun: the stamps fit a UTC_OFFSET that is "
-                f"{self.hours:+.1f} h from the one they were decoded with; correct it{self.hint}"
+            remedy = (
+                f": the stamps fit a UTC_OFFSET that is {self.hours:+.1f} h from the one they were decoded with; "
+                f"correct it{self.hint}"
             )
-        return tuple(doubts)
+            faults.append((f"its light is {abs(self.hours):.1f} h {side} the sun", remedy))
+        return tuple(faults)
 
 
 def sun_lag(record: xr.Dataset, latitude: float, longitude: float) -> SunLag | None:

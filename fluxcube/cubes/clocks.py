@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.checks import SEASON_CHANGE, SunLag, sun_lag
+from fluxcube.cubes.checks import SEASON_CHANGE, SUN_LAG, SunLag, sun_lag
 from fluxcube.cubes.places import location, standard_offset
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, to_type
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import read_archive
@@ -186,6 +187,47 @@ def standard_times(site: str, latitude: float, longitude: float) -> tuple[float,
         queensland = site.startswith("AU") and latitude > _QUEENSLAND[0] and longitude > _QUEENSLAND[1]
         hours = [hour for hour in hours if hour not in replaced] + [10.0 if queensland else part]
     return tuple(hours)
+
+
+def check_own_clock(record: xr.Dataset, where: str) -> None:
+    """Refuse the table of an own site whose sunlight contradicts its clock.
+
+    Parameters
+    ----------
+    record : xr.Dataset
+        As `fluxcube.read_table` returns it.
+    where : str
+        The file, for the message.
+
+    Raises
+    ------
+    SourceError
+        With the evidence, the offset from UTC that fits the light, and what accepts the one that was stated.
+    """
+    attrs = record.attrs
+    lag = sun_lag(record, attrs["latitude"], attrs["longitude"])
+    if lag is None or not lag.clock_faults:
+        return
+    evidence = "; ".join(evidence for evidence, _ in lag.clock_faults)
+    accept = to_type(python="trust='utc_offset'", shell="--trust utc_offset")
+    raise SourceError(
+        f"{where}: with utc_offset = {attrs['utc_offset']:g}, {evidence}. {_clock_remedy(attrs, lag)}, or, if times "
+        f"and offset are right, accept them with {accept}."
+    )
+
+
+def _clock_remedy(attrs: Mapping[str, Any], lag: SunLag) -> str:
+    """Return the start of a sentence on what corrects the clock of an own table."""
+    if abs(lag.hours) <= SUN_LAG or len(lag.clock_faults) > 1 or _standard_lag(lag) != lag.hours:
+        return "Write the times in standard time with one offset from UTC all year"
+    shown = attrs["utc_offset"] + lag.hours
+    fit = min(standard_times(attrs["site"], attrs["latitude"], attrs["longitude"]), key=lambda at: abs(at - shown))
+    how = to_type(
+        python=f"pass utc_offset={fit:g}",
+        shell=f"write utc_offset = {fit:g} in the file of --declaration, or pass --utc-offset {fit:g}",
+    )
+    rest = ", and check stamp, as half an hour may be its fault" if abs(fit - shown) > _UNCERTAIN else ""
+    return f"The light fits an offset of {shown:+.1f} h{lag.hint}{rest}: {how}"
 
 
 def with_clocks(info: SiteInfo, clocks: Mapping[str, Clock]) -> SiteInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tomllib
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.append import append_site
+from fluxcube.cubes.append import append_site, check_record
+from fluxcube.cubes.clocks import check_own_clock
 from fluxcube.errors import ConfigError, SourceError, to_type, unknown
 from fluxcube.parsing import read_text
 from fluxcube.sources.towers.anycsv import header_of
@@ -29,6 +31,10 @@ OPTIONS = (
     "site", "latitude", "longitude", "utc_offset", "igbp", "koppen", "elevation", "stamp", "time", "time_format",
     "step", "missing", "licence", "citation", "encoding", "trust", "columns", "units", "flags", "flag_map",
 )  # fmt: skip
+#: Number of unused columns that are named.
+_SHOWN = 8
+#: Name by which ``trust`` accepts a clock that sunlight contradicts.
+_CLOCK = "utc_offset"
 _REQUIRED = ("site", "latitude", "longitude", "utc_offset", "columns", "units")
 #: Names of columns that are usual at towers, in lower case, besides those of the variable table.
 _USUAL = {
@@ -62,7 +68,7 @@ class OwnSite:
             f"{first} to {last} UTC"
         )
         names = [name for name in record.data_vars if not str(name).endswith("_QC")]
-        return "\n".join([head, *(_line(str(name), record[name]) for name in names), *_sign(record)])
+        return "\n".join([head, *(_line(str(name), record[name]) for name in names), *_sign(record), *_left(record)])
 
 
 def _line(name: str, array: xr.DataArray) -> str:
@@ -81,7 +87,19 @@ def _sign(record: xr.Dataset) -> list[str]:
     by_day, by_night = (float(record["NEE"].where(part).mean()) for part in (day, record["SW_IN"] < 10))
     if not by_day > by_night:
         return [f"  NEE is {by_day:.2g} by day and {by_night:.2g} by night: uptake is negative, as expected"]
-    return [f"  NEE is {by_day:.2g} by day and {by_night:.2g} by night: check its sign; uptake must be negative"]
+    noted = any("NEE" in doubt for doubt in json.loads(record.attrs["doubts"]))  # a note says what to check
+    check = "" if noted else ": check its sign; uptake must be negative"
+    return [f"  NEE is {by_day:.2g} by day and {by_night:.2g} by night{check}"]
+
+
+def _left(record: xr.Dataset) -> list[str]:
+    """Return lines on the variables without a quality column, and on the columns that are not used."""
+    bare, unused = (json.loads(record.attrs.get(name, "[]")) for name in ("without_flags", "unused_columns"))
+    lines = [f"  no column of quality for {', '.join(bare)}: all values count as measured"] if bare else []
+    if unused:
+        more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        lines.append(f"  columns not used: {', '.join(unused[:_SHOWN])}{more}")
+    return lines
 
 
 def add_site(
@@ -115,7 +133,8 @@ def add_site(
         ``progress(done, total, text)``.
     **options
         ``site``, ``latitude``, ``longitude``, ``utc_offset``, ``columns`` and ``units``, and the others of
-        `fluxcube.read_table`.
+        `fluxcube.read_table`. ``trust`` may also contain ``"utc_offset"``, which accepts a clock that sunlight
+        contradicts.
 
     Returns
     -------
@@ -127,7 +146,7 @@ def add_site(
     ConfigError
         If an option is missing, or contradicts the table.
     SourceError
-        If the table cannot be read, or contradicts the unit or sign of a variable.
+        If the table cannot be read, or contradicts the unit or sign of a variable, or its sunlight the clock.
     StoreError
         If the cube has the site already, or cannot be written.
     UnknownNameError
@@ -151,10 +170,22 @@ def add_site(
         raise ConfigError(
             f"{table}: name the cube to add the site to, or {to_type(python='plan=True', shell='--plan')}."
         )
-    found = OwnSite(read_table(table, progress=progress, **chosen))
-    if not plan and store is not None:
+    found = OwnSite(_checked(table, chosen, progress))
+    if plan:
+        check_record(found.record)
+    elif store is not None:
         append_site(store, found.record, create=True, overwrite=overwrite, keep=keep)
     return found
+
+
+def _checked(table: str | os.PathLike, options: dict[str, Any], progress: Callable | None) -> xr.Dataset:
+    """Return the record of a table, whose clock is checked unless ``trust`` contains it."""
+    trust = options.pop("trust", ())
+    names = (trust,) if isinstance(trust, str) else tuple(trust)
+    record = read_table(table, progress=progress, trust=[name for name in names if name != _CLOCK], **options)
+    if _CLOCK not in names:
+        check_own_clock(record, str(table))
+    return record
 
 
 def _how(names: Sequence[str], path: str | os.PathLike) -> str:

@@ -32,6 +32,7 @@ from fluxcube.cubes.tower_data import (
     lost_of,
     repeats_of,
     stack_of,
+    told_of,
     trim,
 )
 from fluxcube.errors import SourceError
@@ -138,7 +139,8 @@ def _cleaned(record: xr.Dataset, options: TowerOptions) -> xr.Dataset:
     Readers have removed the codes of files, and `within_bounds` removes those of predictors.
     """
     record, codes = without_codes(record, options.targets)
-    return record.assign_attrs(missing_codes=json.dumps(add_codes((codes_of(record, options.names), codes))))
+    told = json.dumps(told_of(record, options.names))
+    return record.assign_attrs(missing_codes=json.dumps(add_codes((codes_of(record, options.names), codes))), told=told)
 
 
 def _check_places(info: SiteInfo, places: Mapping[str, SiteInfo], options: TowerOptions) -> tuple[str, ...]:
@@ -169,6 +171,8 @@ class _Publication:
         Numbers of native values that became missing, by variable and code.
     warnings, lost : tuple of str
         Sentences on what is doubtful, and on what was lost before it was read.
+    told : tuple of str
+        Sentences that were logged when it was read.
     """
 
     rank: int
@@ -184,6 +188,7 @@ class _Publication:
     missing_codes: dict[str, Codes]
     warnings: tuple[str, ...]
     lost: tuple[str, ...]
+    told: tuple[str, ...] = ()
 
     def of(self, stack: str, name: str) -> xr.DataArray | None:
         """Return the hourly values of a variable as a stack has them, or None."""
@@ -241,6 +246,7 @@ def _publication(record: Record, info: SiteInfo, options: TowerOptions) -> _Publ
         missing_codes=codes_of(native, options.names),
         warnings=(*suspect, *doubts, *repeats_of(native)),
         lost=lost_of(native),
+        told=tuple(json.loads(native.attrs.get("told", "[]"))),
     )
 
 
@@ -336,8 +342,10 @@ def _warnings(info: SiteInfo, publications: Sequence[_Publication], apart: Seque
             percent = f"{100 * share:.2g}" if share < 0.995 else "100"
             warnings.append(f"{name}: {percent} % of its values were out of bounds and became missing")
     found = add_codes(p.missing_codes for p in publications)
+    told = {text for p in publications for one in p.told for text in (one, f"{p.label}: {one}")}
     for warning in (*warnings, *(sentence(name, codes) for name, codes in found.items())):
-        _log.warning("%s: %s", info.site, warning)
+        if warning not in told:
+            _log.warning("%s: %s", info.site, warning)
     warnings += [*info.doubts, *info.notes]
     return tuple(warnings)
 

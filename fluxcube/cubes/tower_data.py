@@ -14,6 +14,7 @@ from fluxcube.errors import SourceError
 from fluxcube.schema import PARTS, stack_parts
 from fluxcube.sources.towers import codes, contradictions
 from fluxcube.sources.towers.badm import SiteInfo
+from fluxcube.sources.towers.table import OWN
 from fluxcube.variables import table
 
 #: The variable that the clock is checked with; it is read even where it was not requested.
@@ -236,6 +237,13 @@ def doubts_of(record: xr.Dataset) -> tuple[str, ...]:
     return tuple(str(sentence) for sentence in json.loads(record.attrs.get("doubts", "[]")))
 
 
+def told_of(record: xr.Dataset, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the sentences that reading the table of an own site has logged already; none of other records."""
+    if record.attrs.get("network") != OWN:
+        return ()
+    return (*doubts_of(record), *(codes.sentence(name, found) for name, found in codes_of(record, names).items()))
+
+
 def compared(names: Sequence[str], resolution: str = "hourly") -> tuple[str, ...]:
     """Return variables and those that their units and signs are checked with, each once."""
     others = [name for name in contradictions.compared_with(names) if name in table(resolution)]
@@ -258,6 +266,7 @@ def check_units_and_signs(record: xr.Dataset, options: TowerOptions) -> tuple[st
         where=str(record.attrs["source_file"]),
         trust=trust,
         names=options.names,
+        own=record.attrs.get("network") == OWN,
     )
 
 

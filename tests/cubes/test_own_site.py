@@ -14,7 +14,7 @@ import pytest
 import fluxcube as fc
 from fluxcube import cli
 from fluxcube.cubes.own_site import describe_site
-from fluxcube.errors import ConfigError, StoreError, UnknownNameError
+from fluxcube.errors import ConfigError, SourceError, StoreError, UnknownNameError
 
 ENTRIES = {"site": "XX-Own", "latitude": 51.1, "longitude": 10.4, "utc_offset": 1, "igbp": "GRA", "stamp": "end"}
 COLUMNS = {"TA": "Tair", "SW_IN": "Rg", "VPD": "VPD", "NEE": "Fc"}
@@ -117,12 +117,53 @@ def test_slips_in_python(csv):
         fc.add_site(csv, "carbonsense.zarr", latitud=3)
 
 
-def test_a_wrong_sign_of_nee_is_told(csv):
+def test_a_wrong_sign_of_nee_is_refused_in_a_long_table_and_told_once_in_a_short_one(csv, caplog):
     table = pd.read_csv(csv)
     table["Fc"] *= -1
     table.to_csv(csv, index=False)
-    found = fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
-    assert "check its sign; uptake must be negative" in str(found)
+    found = fc.add_site(csv, "carbonsense.zarr", columns=COLUMNS, units=UNITS, **ENTRIES)
+    assert caplog.text.count("NEE increases with light") == 1 and "check its sign" not in str(found)
+    days = pd.concat([table] * 16, ignore_index=True)
+    days["DATETIME"] = pd.date_range("2020-05-01 00:30", periods=len(days), freq="30min").strftime("%Y-%m-%d %H:%M")
+    days.to_csv(csv, index=False)
+    with pytest.raises(SourceError, match=r"NEE increases with light.*trust=\('NEE',\)"):
+        fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
+    caplog.clear()
+    fc.add_site(csv, "carbonsense.zarr", overwrite=True, trust="NEE", columns=COLUMNS, units=UNITS, **ENTRIES)
+    assert caplog.text.count("NEE increases with light") == 1 and "accepted by trust" in caplog.text
+
+
+@pytest.mark.parametrize(("offset", "lag"), [(8, "7.3 h ahead of"), (2, "1.3 h ahead of"), (-1, "1.7 h behind")])
+def test_a_clock_that_sunlight_contradicts_is_refused_unless_trusted(csv, offset, lag):
+    options = {"columns": COLUMNS, "units": UNITS, **ENTRIES, "utc_offset": offset}
+    for how in ({"plan": True}, {"store": "carbonsense.zarr"}):
+        with pytest.raises(SourceError, match=f"its light is {lag} the sun.*pass utc_offset=1, or.*trust='utc_offset'"):
+            fc.add_site(csv, **how, **options)
+    assert not (csv.parent / "carbonsense.zarr").exists()
+    fc.add_site(csv, "carbonsense.zarr", trust="utc_offset", **options)
+    assert lag in fc.open_report("carbonsense.zarr", "notes").text.str.cat()
+
+
+def test_a_unit_that_cannot_be_right_is_corrected_in_the_declaration(csv, call):
+    table = pd.read_csv(csv)
+    table["Tair"] += 273.15
+    table.to_csv(csv, index=False)
+    with pytest.raises(SourceError, match=r"looks like kelvin\. State that unit: units={'TA': 'K'} instead of 'degC'"):
+        fc.add_site(csv, plan=True, columns=COLUMNS, units=UNITS, **ENTRIES)
+    (csv.parent / "site.toml").write_text(re.sub(r"(?m)^# (?=\w+ = )", "", describe_site(csv)), "utf-8")
+    line = "add-site my.csv --declaration site.toml --plan"
+    assert 'TA = "K" under [units] in the declaration' in call(line)[0]
+    declared = (csv.parent / "site.toml").read_text("utf-8").replace('TA = "degC"', 'TA = "K"')
+    (csv.parent / "site.toml").write_text(declared, "utf-8")
+    assert call(line)[0] == 0
+
+
+def test_the_plan_names_unused_columns_and_variables_without_quality(csv):
+    pd.read_csv(csv).assign(remark="ok", qc=0).to_csv(csv, index=False)
+    options = {"columns": {"TA": "Tair", "SW_IN": "Rg"}, "units": {"TA": "degC", "SW_IN": "W m-2"}, **ENTRIES}
+    lines = str(fc.add_site(csv, plan=True, flags={"TA": "qc"}, **options)).splitlines()
+    assert "  no column of quality for SW_IN: all values count as measured" in lines
+    assert "  columns not used: VPD, Fc, remark" in lines
 
 
 def test_times_in_two_columns_of_unusual_names_are_named_as_the_message_says(csv, call):

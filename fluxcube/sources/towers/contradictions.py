@@ -7,7 +7,7 @@ A contradiction is an error unless the user states that the variable is right (`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -67,10 +67,14 @@ CHECKED = frozenset(_COMPARED).union(*_COMPARED.values())
 
 @dataclass(frozen=True)
 class Findings:
-    """Contradictions by variable, each a sentence with the evidence; and doubts, which only deserve a note."""
+    """Contradictions by variable, each a sentence with the evidence; and doubts, which only deserve a note.
+
+    `own` has the doubts, by variable, that are contradictions in a table of one's own, which no network has checked.
+    """
 
     contradictions: Mapping[str, str]
     doubts: tuple[str, ...]
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 def compared_with(names: Iterable[str]) -> tuple[str, ...]:
@@ -134,9 +138,8 @@ def find_contradictions(values: Values, *, step_minutes: float) -> Findings:
     if step_minutes >= 1440 and "H" in found:
         doubts.append(found.pop("H"))  # daily means over an irrigated orchard (AU-Lox) can be negative in summer
     doubts += _moist(values, found, days)
-    if "NEE" not in found:
-        doubts += _with_light(values, days)
-    return Findings(found, tuple(doubts))
+    risen, is_long = _with_light(values, days) if "NEE" not in found else ([], False)
+    return Findings(found, (*doubts, *risen), {"NEE": risen[0]} if risen and is_long else {})
 
 
 def _of_parts(values: Values, days: float) -> dict[str, str]:
@@ -150,7 +153,13 @@ def _of_parts(values: Values, days: float) -> dict[str, str]:
 
 
 def checked(
-    values: Values, *, step_minutes: float, where: str, trust: Sequence[str] = (), names: Iterable[str] | None = None
+    values: Values,
+    *,
+    step_minutes: float,
+    where: str,
+    trust: Sequence[str] = (),
+    names: Iterable[str] | None = None,
+    own: bool = False,
 ) -> tuple[str, ...]:
     """Refuse contradictions of variables that are not trusted; return sentences for the notes on all others.
 
@@ -164,6 +173,8 @@ def checked(
         Variables that the user states to be right.
     names : iterable of str, optional
         Variables to check; default all.
+    own : bool
+        Whether it is a table of one's own.
 
     Raises
     ------
@@ -172,14 +183,16 @@ def checked(
     """
     findings = find_contradictions(values, step_minutes=step_minutes)
     requested = set(values if names is None else names)
-    found = {name: text for name, text in findings.contradictions.items() if name in requested}
+    every = {**findings.contradictions, **(findings.own if own else {})}
+    found = {name: text for name, text in every.items() if name in requested}
     refused = [name for name in found if name not in trust]
     if refused:
         raise SourceError(
             f"{where}: {'; '.join(found[name] for name in refused)}. Correct the column, or, if it is right, accept it "
             f"with trust={tuple(refused)!r} (--trust {' --trust '.join(refused)})"
         )
-    return (*(f"{text}; accepted by trust" for text in found.values()), *findings.doubts)
+    doubts = [text for text in findings.doubts if text not in every.values()]
+    return (*(f"{text}; accepted by trust" for text in found.values()), *doubts)
 
 
 def _of_deficit(values: Values) -> dict[str, str]:
@@ -325,19 +338,21 @@ def _negative_evaporation(values: Values, tail: float) -> dict[str, str]:
     }
 
 
-def _with_light(values: Values, days: float) -> list[str]:
-    """Doubt the sign of NEE that increases with light."""
+def _with_light(values: Values, days: float) -> tuple[list[str], bool]:
+    """Doubt the sign of NEE that increases with light; return also whether the record is long."""
     if "NEE" not in values or "SW_IN" not in values:
-        return []
+        return [], False
     both = np.isfinite(values["NEE"]) & np.isfinite(values["SW_IN"])
-    limit = _NEE_WITH_LIGHT if both.sum() * days >= _LONG else _NEE_WITH_LIGHT_SHORT
+    is_long = bool(both.sum() * days >= _LONG)
+    limit = _NEE_WITH_LIGHT if is_long else _NEE_WITH_LIGHT_SHORT
     correlation = _correlation_of(values["NEE"][both], values["SW_IN"][both])
     if not correlation > limit:
-        return []
-    return [
+        return [], is_long
+    text = (
         f"NEE increases with light (correlation {correlation:.2f}), although photosynthesis takes up CO2: check that "
         "it is positive towards the atmosphere"
-    ]
+    )
+    return [text], is_long
 
 
 def _finite(values: Values, name: str) -> np.ndarray:

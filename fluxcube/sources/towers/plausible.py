@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube import variables as table
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, to_type
 from fluxcube.sources.towers import codes
+from fluxcube.units import is_unit, same_unit
 
 #: Minimum number of values for a check of units: a day of half-hours.
 ENOUGH = 48
@@ -81,7 +82,13 @@ _RULES = {
 }
 
 
-def check_units(name: str, values: np.ndarray, where: str) -> None:
+#: Symbols of the units that `likely_unit` names.
+_SYMBOLS = {
+    "kelvin": "K", "degrees Fahrenheit": "degF", "pascal": "Pa", "hectopascal": "hPa", "a fraction": "1",
+}  # fmt: skip
+
+
+def check_units(name: str, values: np.ndarray, where: str, stated: str | None = None) -> None:
     """Refuse values that cannot be in the units of the variable table.
 
     Parameters
@@ -92,6 +99,8 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
         In any order; NaN where missing. Fewer than `ENOUGH` values are not checked.
     where : str
         File and column, for the message.
+    stated : str, optional
+        Unit that the user of an own table stated, whose remedy is another one.
 
     Raises
     ------
@@ -118,10 +127,31 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
         return
     value = rule.statistic(finite)
     if value < rule.low or value > rule.high:
+        likely = rule.likely_unit(value)
+        remedy = f"{likely}. Convert the column, or get the file as its network publishes it"
         raise SourceError(
             f"{where}: expected {table.variable(name).units}, and a {rule.what} of {value:.4g} looks like "
-            f"{rule.likely_unit(value)}. Convert the column, or get the file as its network publishes it"
+            f"{remedy if stated is None else _restate(name, likely.partition(':')[0], stated)}"
         )
+
+
+def _restate(name: str, likely: str, stated: str) -> str:
+    """Return the likely unit, and how the user of an own table states it."""
+    row = table.variable(name).units
+    # The values are judged after conversion from the stated unit, so that the likely one is sure only without any.
+    unconverted = is_unit(stated) and same_unit(stated, row)
+    if not unconverted or likely not in _SYMBOLS:
+        what = likely if unconverted else f"another unit than {stated}"
+        return (
+            what
+            + ". State the unit of the file with "
+            + to_type(python=f"units={{{name!r}: ...}}", shell=f"{name} = ... under [units] in the declaration")
+        )
+    unit = _SYMBOLS[likely]
+    return f"{likely}. State that unit: " + to_type(
+        python=f"units={{{name!r}: {unit!r}}} instead of {stated!r}",
+        shell=f'{name} = "{unit}" under [units] in the declaration (or {name}={unit} in --units), instead of {stated}',
+    )
 
 
 def measured_values(

@@ -186,9 +186,10 @@ def read_table(
     arrays, assumed, found = _variables(request, cells, step, flag_map)
     accepted = contradictions.check_trust(trust)
     values = {name: array for name, (_, array, _) in arrays.items()}
-    doubts = contradictions.checked(values, step_minutes=step, where=f"{path}", trust=accepted)
+    doubts = contradictions.checked(values, step_minutes=step, where=f"{path}", trust=accepted, own=True)
     for doubt in (*doubts, *(codes.sentence(name, one) for name, one in found.items())):
         _log.warning("%s: %s", path, doubt)
+    used = {*times.columns, *columns.values(), *flags.values()}
     utc = standard_to_utc(start, utc_offset)
     return xr.Dataset(
         arrays,
@@ -201,6 +202,8 @@ def read_table(
             "columns": json.dumps(dict(columns)),
             "units": json.dumps(dict(units)),
             "flags_assumed": json.dumps(assumed),
+            "unused_columns": json.dumps([name for name in text.header if name and name not in used]),
+            "without_flags": json.dumps([name for name in columns if name not in flags]),
             "missing_codes": json.dumps(found),
             "doubts": json.dumps(doubts),
             "trust": json.dumps(accepted),
@@ -473,7 +476,7 @@ def _check_values(name: str, values: np.ndarray, request: _Request) -> tuple[np.
     if not np.isfinite(values).any():
         _log.warning("%s: no value", where)
         return values, {}
-    check_units(name, values, f"{where}, read as {unit}")
+    check_units(name, values, f"{where}, read as {unit}", unit)
     cleaned, found = codes.without_impossible_values(name, values)
     # A few different values beyond all limits are codes; many of them are measurements in another unit.
     values = values if "others" in found else cleaned
