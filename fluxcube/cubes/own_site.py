@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ _USUAL = {
     "air_pressure": "PA", "wind_speed": "WS", "u*": "USTAR", "ustar": "USTAR", "le": "LE", "h": "H", "rn": "NETRAD",
     "tsoil": "TS_1",
 }  # fmt: skip
+
+
+#: Units as they end the names of columns, in lower case, besides those that `without_unit` knows.
+_ENDINGS = {
+    "_c": "degC", "_k": "K", "_umol": "umol m-2 s-1", "_wm2": "W m-2", "_w_m2": "W m-2", "_mm": "mm", "_ms": "m s-1",
+    "_pct": "%",
+}  # fmt: skip
+_LIKE_TIME = re.compile(r"(?i)(date.?time|time.?stamp|when|time|date|datum|zeit)(_.*)?")
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,7 @@ def describe_site(path: str | os.PathLike) -> str:
         if (variable := _guess(name)) and variable not in guesses:
             guesses[variable] = name
     others = [name for name in names if name not in guesses.values()]
+    time = next((name for name in others if _LIKE_TIME.fullmatch(name)), "when")
     return "\n".join(
         [
             f"# {Path(path).name}: columns {', '.join(names)}",
@@ -231,6 +241,7 @@ def describe_site(path: str | os.PathLike) -> str:
             '# igbp = "GRA"',
             '# stamp = "end"        # whether a time is the start, middle or end of its period',
             "# Only if the column of times has no usual name, its name, or those of date and clock:",
+            f"## time = {_quoted(time)}",
             '## time = ["date", "clock"]',
             "",
             *_columns(others),
@@ -256,7 +267,7 @@ def _columns(others: Sequence[str]) -> list[str]:
 
 def _guess(name: str) -> str | None:
     """Return the variable that a column probably contains."""
-    bare = without_unit(name)[0].strip().lower().replace(" ", "_")
+    bare = _split_unit(name)[0].strip().lower().replace(" ", "_")
     for variable, row in variable_table().items():
         if variable not in COMPUTED and bare in {variable.lower(), *map(str.lower, row.aliases)}:
             return variable
@@ -265,7 +276,13 @@ def _guess(name: str) -> str | None:
 
 def _unit(variable: str, column: str) -> str:
     """Return the unit that a column's name states, else that of the variable table."""
-    return without_unit(column)[1] or variable_table()[variable].units
+    return _split_unit(column)[1] or variable_table()[variable].units
+
+
+def _split_unit(column: str) -> tuple[str, str]:
+    """Return the name of a column without the unit at its end, and that unit; empty if there is none."""
+    ending = next((one for one in _ENDINGS if column.lower().endswith(one)), "")
+    return (column[: -len(ending)], _ENDINGS[ending]) if ending else without_unit(column)
 
 
 def _quoted(text: str) -> str:

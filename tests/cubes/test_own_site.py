@@ -84,7 +84,14 @@ def test_a_declaration_takes_units_from_names_and_lists_what_is_not_recognised(t
     declared = tomllib.loads(text)
     assert declared["columns"] == {"TA": "Temp (K)", "VPD": "VPD_kPa", "SW_IN": "Rg"}
     assert declared["units"] == {"TA": "K", "VPD": "kPa", "SW_IN": "W m-2"}
-    assert "# Not recognised: when, Licht." in text
+    assert "# Not recognised: when, Licht." in text and '## time = "when"' in text
+
+
+def test_a_unit_at_the_end_of_a_usual_name_is_recognised(tmp_path):
+    (tmp_path / "own.csv").write_text("when,Tair_C,Fc_umol,Rg_Wm2,rain_mm\n2020-06-01 00:30,8,1,0,0\n", "utf-8")
+    declared = tomllib.loads(describe_site(tmp_path / "own.csv"))
+    assert declared["columns"] == {"TA": "Tair_C", "NEE": "Fc_umol", "SW_IN": "Rg_Wm2", "P": "rain_mm"}
+    assert declared["units"] == {"TA": "degC", "NEE": "umol m-2 s-1", "SW_IN": "W m-2", "P": "mm"}
 
 
 @pytest.mark.parametrize(
