@@ -135,7 +135,7 @@ def _part(rows: TargetRows, mask: np.ndarray) -> TargetRows:
 
 def _grid(number: int, columns: int) -> list[Axes]:
     lines = -(-number // columns)
-    first = new_axes(None, (4.2 * columns, 3.9 * lines + 0.3))
+    first = new_axes(None, (4.2 * columns, 3.5 * lines + 0.3))
     figure = figure_of(first)
     first.remove()
     axes = list(figure.subplots(lines, columns, squeeze=False).ravel())

@@ -158,9 +158,9 @@ def plot_density(
     norm = LogNorm(1, max(count.max(), 2))
     mesh = ax.pcolormesh(edges, edges, shown, norm=norm, cmap="cividis", rasterized=True)
     ends = np.array([edges[0], edges[-1]])
-    ax.plot(ends, ends, color=ink(), linewidth=0.8, linestyle="--")
+    ax.plot(ends, ends, color=ink(), linewidth=0.8, linestyle="--", label="1:1")
     slope, intercept = float(one["slope"]), float(one["intercept"])
-    ax.plot(ends, slope * ends + intercept, color="#D55E00", linewidth=1.4)
+    ax.plot(ends, slope * ends + intercept, color="#D55E00", linewidth=1.4, label="regression")
     units = print_units(str(table["units"].sel(target=target).item())) if "units" in table.coords else ""
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"observed ({units})", ylabel=f"predicted ({units})")
     bar = figure_of(ax).colorbar(mesh, ax=ax, shrink=0.85, format=lambda number, _: f"{number:,.0f}")
@@ -171,6 +171,7 @@ def plot_density(
         f"bias {float(one['bias']):+.2f}, slope {slope:.2f}",
         f"n = {int(one['n']):,}",
     )
+    ax.legend(loc="lower right", fontsize=7, frameon=False)
     ax.text(0.03, 0.97, "\n".join(lines), transform=ax.transAxes, fontsize=8, va="top")
     ax.set_title(f"{target}: {model}" if title is None else title, fontsize=10)
     return save_picture(ax, path)

@@ -369,7 +369,7 @@ def test_the_command_line_takes_addresses(s3, local, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", options["client_kwargs"]["endpoint_url"])
     run = CliRunner().invoke
     built = run(app, ["build", str(local / "raw"), url, "--site", "NP-Ccc"])
-    assert built.exit_code == 0 and f"{url}: 1 sites" in built.output
+    assert built.exit_code == 0 and f"{url}: 1 site" in built.output
     assert run(app, ["build", str(local / "raw"), url, "--append", "--keep"]).exit_code == 0
     first = identity(local / "one.zarr")
     text = inspect(url)

@@ -243,3 +243,8 @@ def test_a_notebook_shows_figures_and_leaves_those_of_others_alone(cube, predict
         assert shown._repr_png_().startswith(b"\x89PNG")
     theirs = Figure().subplots()
     assert not hasattr(fc.plot_sites(cube, ax=theirs), "_repr_png_") and not hasattr(theirs.figure, "_repr_png_")
+
+
+def test_lines_of_a_scatter_are_named(cube, predicted):
+    (ax,) = fc.plot_scatter(cube, predicted, target="NEE")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["1:1", "regression"]
