@@ -47,7 +47,7 @@ def export_maps(
     maps : xr.Dataset, path or URL
         Result of `fluxcube.open_maps`, `fluxcube.mean_maps` or `fluxcube.mean_cycle`.
     path : path
-        A file (``.nc``; ``.tif`` for one variable), or a folder that exists: then one file for each variable and year,
+        A file (``.nc``; ``.tif`` for one variable), or a folder, which is made: one file for each variable and year,
         named as X-BASE's are, e.g. ``NEE_2018_025_monthly.nc``.
     format : {"netcdf", "geotiff"}, optional
         Format of files in a folder, by default netcdf; the ending of a file determines its format.
@@ -110,6 +110,8 @@ def export_maps(
         if left_out:
             logger.warning('not exported: %s; pass variables="all", or names, to write them', ", ".join(left_out))
     ds = _with_units(_normal(_chosen(maps, variables)), units)
+    if not path.suffix:
+        path.mkdir(exist_ok=True)
     files = dict(_files(ds, path, format))
     for file in files:
         if file.exists() and not overwrite:
@@ -144,14 +146,14 @@ def default_variables(maps: xr.Dataset) -> tuple[list[str], list[str]]:
 def _format(path: Path, format: str | None) -> str:
     if format not in (None, "netcdf", "geotiff"):
         raise ConfigError(f"format: expected netcdf or geotiff, found {format!r}.")
-    if path.is_dir():
+    if path.is_dir() or (not path.suffix and path.absolute().parent.is_dir() and not path.exists()):
         return format or "netcdf"
     by_ending = _SUFFIXES.get(path.suffix.lower())
     if by_ending is None or format not in (None, by_ending):
         expected = format or "netcdf or geotiff"
         raise ConfigError(
             f"{path} is not a folder, and its ending is not one of {expected}: choose a file ending in "
-            f"{', '.join(s for s, f in _SUFFIXES.items() if format in (None, f))}, or a folder that exists."
+            f"{', '.join(s for s, f in _SUFFIXES.items() if format in (None, f))}, or a folder."
         )
     if not path.absolute().parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")

@@ -98,6 +98,8 @@ def test_a_folder_has_a_file_for_each_variable_and_year(tmp_path):
         assert set(back.time.dt.year.values) == {2019} and "time_bnds" in back
     (path,) = export_maps(maps, tmp_path, format="geotiff", variables=["NEE"])
     assert path.name == "NEE_2018_025_hourly.tif"
+    (path,) = export_maps(maps, tmp_path / "products", format="geotiff", variables=["NEE"])  # the folder is made
+    assert path == tmp_path / "products" / "NEE_2018_025_hourly.tif" and path.is_file()
     month = mean_maps(maps, "month", min_coverage=0)
     assert export_maps(month, tmp_path, format="netcdf", variables=["NEE"])[0].name == "NEE_2018_025_monthly.nc"
     cycle = mean_cycle(maps, "month", min_coverage=0)
