@@ -228,9 +228,12 @@ def _computed(
 
 def _tell_of_training(obs: Labelled, models: Mapping[str, Labelled]) -> None:
     """Log which models were trained on scored towers, as predictions record it (`fluxcube.predict`)."""
-    scored = set(map(str, np.atleast_1d(obs["site"].values))) if "site" in obs.coords else set()
+    arrays = (xr.Dataset, xr.DataArray)  # others are refused by what reads them
+    scored = (
+        set(map(str, np.atleast_1d(obs["site"].values))) if isinstance(obs, arrays) and "site" in obs.coords else ()
+    )
     for name, one in models.items():
-        if "in_training" not in one.coords or not one["in_training"].ndim:
+        if not isinstance(one, arrays) or "in_training" not in one.coords or not one["in_training"].ndim:
             continue
         trained = one["site"].values[one["in_training"].values.astype(bool)]
         sites = [str(site) for site in trained if str(site) in scored]
