@@ -69,6 +69,7 @@ WRITERS = {
     "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",
     "exports/": "files for other programs",
+    "maps/export.py": "the folder of exported maps",
     "fetch/": "downloads, their ledger and their licence",
     "plotting/": "figures",
     "evaluation/report.py": "score tables",
