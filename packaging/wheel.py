@@ -105,12 +105,11 @@ def environment(folder: Path, python: str, what: str) -> Path:
     """Return the program folder of a new environment with a package and its tested dependencies."""
     run(python, "-m", "venv", folder)
     uv, links = Path(sys.executable).with_name("uv"), os.environ.get("PIP_FIND_LINKS")
-    if uv.exists():
-        install = [uv, "pip", "install", "-q", "--python", folder / "bin/python"]
-        install += ["--find-links", links] if links else []
-    else:
-        install = [folder / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
-    run(*install, "-c", ROOT / "constraints.txt", what)
+    quick = [uv, "pip", "install", "-q", "--python", folder / "bin/python", *(["--find-links", links] if links else [])]
+    tested = ("-c", ROOT / "constraints.txt", what)
+    if not uv.exists() or subprocess.run([*map(str, (*quick, *tested))], cwd=ROOT, capture_output=True).returncode:
+        pip = (folder / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile")
+        run(*pip, *tested)  # where only pip is configured for a mirror
     return folder / "bin"
 
 
