@@ -7,7 +7,7 @@ Tests marked `proof` repeat, at length, what shorter tests show in part. A run d
 follow each other by the ISO week, so that all runs of a week do the same and three weeks of runs do all. The first line
 of a run reports the part; `--proofs` chooses: all, none, or one part by its number. The marker can name the part,
 `proof(part=2)`, so that the longest proofs are in different parts; the others are divided by their names. The tests
-that `tests/long_tests.txt` lists are proofs as well: they repeat what shorter tests show in part.
+that `tests/long_tests.txt` lists take turns like proofs because they are long; the main paths are not among them.
 """
 
 from __future__ import annotations

@@ -50,9 +50,15 @@ _USUAL = {
 
 #: Units as they end the names of columns, in lower case, besides those that `without_unit` knows.
 _ENDINGS = {
-    "_c": "degC", "_k": "K", "_umol": "umol m-2 s-1", "_wm2": "W m-2", "_w_m2": "W m-2", "_mm": "mm", "_ms": "m s-1",
+    "_c": "degC",
+    "_k": "K",
+    "_umol": "umol m-2 s-1",
+    "_wm2": "W m-2",
+    "_w_m2": "W m-2",
+    "_mm": "mm",
+    "_ms": "m s-1",
     "_pct": "%",
-}  # fmt: skip
+}
 _LIKE_TIME = re.compile(r"(?i)(date.?time|time.?stamp|when|time|date|datum|zeit)(_.*)?")
 
 
