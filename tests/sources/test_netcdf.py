@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("netCDF4")
 
+import netCDF4
 from hostile_hdf5 import Hdf5, write_netcdf
 
 from fluxcube.errors import SourceError
 from fluxcube.sources import netcdf
+from fluxcube.sources.era5 import open as era5
 
 REFERENCES = {
     "external link": lambda file: file.external_link("extra", "other.nc"),
@@ -107,3 +110,56 @@ def test_good_files_of_services_pass(shared_data):
     for path in files:
         netcdf.check_netcdf(path)
     assert len(files) > 5
+
+
+@pytest.fixture
+def with_text(tmp_path):
+    """A file with text of variable length, as ``expver`` of ERA5."""
+    return write_text(tmp_path / "era5.nc", "0001")
+
+
+def write_text(path, text):
+    """Write three hours of text and of a number."""
+    with netCDF4.Dataset(path, "w") as file:
+        file.createDimension("time", 3)
+        file.createVariable("expver", str, ("time",))[:] = np.array([text] * 3, object)
+        file.createVariable("t2m", "f4", ("time",))[:] = int(text)
+    return path
+
+
+def handles(path):
+    """Number of open handles of this process on a file."""
+    found = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir() if os.path.lexists(link)]
+    return found.count(os.path.realpath(path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed by Linux only")
+def test_a_file_has_one_handle_whatever_its_name_and_however_often_it_is_open(with_text, tmp_path):
+    """With two handles, HDF5 crashes after one of them is closed (netcdf4-python issue 1444)."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    names = [with_text, tmp_path / "link" / with_text.name] * 2
+    first, *others = [netcdf.open_netcdf(name) for name in names]
+    source = era5.Source(str(with_text)).open()
+    assert handles(with_text) == 1 and first.encoding["source"] == str(with_text)
+    first.close()
+    assert handles(with_text) == 0
+    assert all((ds.t2m.values == 1).all() for ds in (*others, source, first)) and handles(with_text) == 1
+
+
+def test_a_file_that_is_often_opened_and_closed_is_read_to_the_end(with_text):
+    """The library of the lowest level crashed here after some ten turns, with two handles of a file."""
+    draw, opened = np.random.default_rng(0), []
+    for _ in range(100):
+        opened.append(netcdf.open_netcdf(with_text))
+        while len(opened) > draw.integers(1, 6):
+            opened.pop(draw.integers(len(opened))).close()
+        assert (opened[-1].t2m.values == 1).all()
+
+
+def test_a_file_that_changes_while_it_is_open_is_opened_anew(with_text):
+    before = netcdf.open_netcdf(with_text)
+    assert (before.t2m.values == 1).all()
+    other = write_text(with_text.with_name("other.nc"), "0005")
+    with_text.write_bytes(other.read_bytes())
+    os.utime(with_text, ns=(1, 1))
+    assert (netcdf.open_netcdf(with_text).t2m.values == 5).all()

@@ -35,7 +35,7 @@ from fluxcube.sources.era5.grib import SUFFIXES, open_grib, read_index
 from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
-from fluxcube.sources.netcdf import BROKEN, check_netcdf
+from fluxcube.sources.netcdf import BROKEN, OneHandle, check_netcdf
 from fluxcube.sources.towers.archives import check_regular, list_members
 from fluxcube.stores.manifest import STORE_ID
 from fluxcube.stores.objects import Bucket, is_bucket
@@ -358,7 +358,7 @@ def _open_file(source: Source) -> xr.Dataset:
     try:
         check_netcdf(path)
         with contextlib.suppress(RuntimeError):
-            return xr.open_dataset(path, engine="netcdf4", **_LAZY)
+            return xr.open_dataset(path, engine=OneHandle, **_LAZY)
         # HDF5 knows an open file by its number on the disk: if it fails to read one of its handles, it fails with all
         # others of this file, under any path, until the process ends. In RAM the file is another one.
         return _with_source(xr.open_dataset(Path(path).read_bytes(), engine="netcdf4", **_LAZY), path)
