@@ -53,9 +53,14 @@ def density_section(evidence: Evidence) -> Section:
                 target,
             )
         )
-    text = "A slope below 1 means that a model predicts too small a range: high fluxes too low and low ones too high."
+    text = ["A slope below 1 means that a model predicts too small a range: high fluxes too low and low ones too high."]
+    if len(evidence.models) > 1:
+        text.append(
+            "Figures show the model with the highest NSE and, if that is another one, the reference model; tables "
+            "contain all models."
+        )
     figures = [figure for target in evidence.targets for figure in _density_figures(evidence, found, target)]
-    return Section("density", "Predictions against observations", (text,), tuple(figures), tuple(tables))
+    return Section("density", "Predictions against observations", tuple(text), tuple(figures), tuple(tables))
 
 
 def _density_figures(evidence: Evidence, found: xr.Dataset, target: str) -> list[Figure]:
