@@ -200,8 +200,8 @@ def _of_drivers(ds: xr.Dataset) -> Iterator[str]:
     """Yield the other sources of drivers of a cube: sites, variables and what they were read from."""
     for name in driver_sources(ds):
         attrs = {key: str(value) for key, value in ds[DRIVERS + name].attrs.items()}
-        sites, variables = len(attrs.get("sites", "").split()), attrs.get("variables", "")
-        yield f"  drivers {name}: {sites} of {ds.sizes['site']} sites, {variables} ({attrs.get('source', 'unknown')})"
+        sites = f"{len(attrs.get('sites', '').split())} of {counted(ds.sizes['site'], 'site')}"
+        yield f"  drivers {name}: {sites}, {attrs.get('variables', '')} ({attrs.get('source', 'unknown')})"
 
 
 def _of_satellite(ds: xr.Dataset, resolution: Resolution) -> Iterator[str]:
@@ -210,7 +210,7 @@ def _of_satellite(ds: xr.Dataset, resolution: Resolution) -> Iterator[str]:
         if name in ds:
             days = int(ds[f"{day}_held"].values.sum()) if f"{day}_held" in ds.coords else ds.sizes[day]
             product = " ".join(str(ds[name].attrs[key]) for key in ("product", "collection") if ds[name].attrs.get(key))
-            yield f"  satellite: {name}{f' ({product})' if product else ''} on {days} days"
+            yield f"  satellite: {name}{f' ({product})' if product else ''} on {counted(days, 'day')}"
     if "surface" in ds:
         yield from _of_reflectance(ds, resolution)
 
@@ -267,7 +267,10 @@ def _left_out(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
             [f"{row.name}: {row.why}" for row in left.drop(columns="what").itertuples(index=False, name="Row")],
         ),
         ("to know", [f"{row.site}: {row.text}" for row in notes[notes.kind == "warning"].itertuples()]),
-        ("lost before", [f"{text} ({count} sites)" for text, count in _by_text(notes[notes.kind == "lost"])]),
+        (
+            "lost before",
+            [f"{text} ({counted(n, 'site')})" for text, n in _by_text(notes[notes.kind == "lost"])],
+        ),
     ):
         if lines:
             yield from ("", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines[:max_files]))

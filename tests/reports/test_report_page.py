@@ -131,11 +131,12 @@ def test_a_scored_training_tower_is_reported():
     clean = evidence_of(cube, model, seen={"a": dict.fromkeys(sites, frozenset({"DE-Tha"}))}, draws=0)
     assert "No scored tower is a training tower" in leakage_section(clean).text[0]
     leak = evidence_of(cube, model, seen={"a": dict.fromkeys(sites, frozenset({sites[2]}))}, draws=0)
-    assert leakage_section(leak).text[0].startswith("Leakage: 1 scored towers")
+    assert leakage_section(leak).text[0].startswith("Leakage: models were trained on 1 tower ")
     unknown = evidence_of(cube, model, draws=0)
     assert "not known" in leakage_section(unknown).absent
     marked = {"a": model["a"].assign_coords(in_training=("site", [False, True, False, False]))}
-    assert leakage_section(evidence_of(cube, marked, draws=0)).text[0].startswith("Leakage: 1 scored towers")
+    found = leakage_section(evidence_of(cube, marked, draws=0))
+    assert found.text[0].startswith("Leakage: models were trained on 1 tower ")
 
 
 def test_zero_shot_towers_have_classes_without_training_towers():
@@ -296,8 +297,9 @@ def test_energy_follows_from_the_recorded_seconds():
     history = [{"epoch": 1, "seconds": 1800.0}, {"epoch": 2, "seconds": 3600.0}]
     records = {"a": [{"history": history, "versions": {"torch": "2"}}, {"history": [{"trees": 5}]}]}
     section = compute_section(evidence_of(cube, {"a": noisy(cube, 1.0, 0)}, records=records, draws=0))
-    assert section.tables[0].cells()[0][:5] == ["a", "2", "1", "60", "15"]
-    assert [c.heading for c in section.tables[0].columns[3:5]] == ["time of training (minutes)", "energy, estimate (Wh)"]
+    (table,) = section.tables
+    assert table.cells()[0][:5] == ["a", "2", "1", "60", "15"]
+    assert [c.heading for c in table.columns[3:5]] == ["time of training (minutes)", "energy, estimate (Wh)"]
     assert any("estimate" in text for text in section.text)
 
 
