@@ -68,12 +68,13 @@ def _density_figures(evidence: Evidence, found: xr.Dataset, target: str) -> list
     best = evidence.best[target]
     models = [model for model in dict.fromkeys([best, evidence.against or best])]
     drawn = [model for model in models if int(found["count"].sel(target=target, model=model).sum())]
+    most = int(found["count"].sel(target=target, model=models).max())
     return [
         Figure(
             f"density-{evidence.models.index(model) + 1}-{slug(target)}",
             f"{target}: number of {evidence.steps} by observed value and value predicted by {model}.",
             f"Density of the predictions of {model} against observations of {target}, with the regression line.",
-            functools.partial(plot_density, found, target=target, model=model),
+            functools.partial(plot_density, found, target=target, model=model, most=most),
             target,
         )
         for model in drawn
