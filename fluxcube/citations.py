@@ -62,6 +62,8 @@ def persistent_id(identifier: str, citation: str = "") -> str:
 def own_citation(site: str, network: str, citation: str, doi: str) -> tuple[str, str]:
     """Return the citation and the identifier of a tower's own product where they are known, else those passed.
 
+    Data without any, such as those of one's own tower, are named by the tower, since nothing else is known of them.
+
     Parameters
     ----------
     site, network : str
@@ -78,7 +80,14 @@ def own_citation(site: str, network: str, citation: str, doi: str) -> tuple[str,
     own = product_doi(site, network)
     if own and found in ("", PROCESSING_DOI):
         return f"{citation}; data of {site}: {url_of(own)}", own
+    if not (found or doi) and citation in ("", network):
+        return _uncited(site), ""
     return citation, found or doi
+
+
+def _uncited(site: str) -> str:
+    """Return the citation of data of which none is recorded."""
+    return f"Eddy-covariance data of the tower {site}; no publication of them is recorded"
 
 
 def site_doi(site: str, network: str, doi: str) -> str:
@@ -139,6 +148,10 @@ def _entries(row: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
     """Return keys and fields of the entries of a row: that of the publication, and that of the tower's own data."""
     site, network, citation, doi = row["site"], row["network"], row["citation"], row["doi"]
     licence = {"note": _plain(f"Licence: {row['licence']}")} if row["licence"] else {}
+    if citation == _uncited(site) and not row["site_doi"]:
+        title, _, note = citation.rpartition("; ")
+        note = ". ".join([note.capitalize(), *licence.values()])
+        return [(f"{_slug(network)}_{_slug(site)}", {"title": _plain(title), "note": note})]
     if match := _OF_TOWER.fullmatch(citation):
         publication = {**_parsed(match["publication"]), **_identified(PROCESSING_DOI)}
     elif doi and doi == row["site_doi"]:

@@ -25,6 +25,7 @@ from fluxcube.cli_sites import app as sites_app
 from fluxcube.cli_split import app as split_app
 from fluxcube.cli_train import train
 from fluxcube.errors import ConfigError, without_secrets
+from fluxcube.tabletext import counted
 from fluxcube.terminal import (
     AllowMissing,
     Commands,
@@ -351,7 +352,7 @@ def energy(
     closure = energy_balance(_open(store), soil_heat=soil_heat, **quality_options(max_qc, min_quality))
     table = closure.reset_coords(["igbp", "lacking"])[["igbp", *closure.data_vars, "lacking"]].reset_coords(drop=True)
     frame = table.to_dataframe().reset_index()
-    median = f"median ratio of {int(closure.ratio.count())} towers: {float(closure.ratio.median()):.2f}"
+    median = f"median ratio of {counted(int(closure.ratio.count()), 'tower')}: {float(closure.ratio.median()):.2f}"
     show_table(frame, form, notes=[median])
     if out is not None:
         write_table(frame, out)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fluxcube.tabletext import counted
 from fluxcube.terminal import bar, box, names
 
 if TYPE_CHECKING:
@@ -181,5 +182,6 @@ def _run(order: Order, out: Path, plan: bool, jobs: int, timeout: float, endpoin
             again=again,
         )
     typer.echo(
-        f"{out}: {len(paths)} files of {order.product.title}; open them with fluxcube.open_forcing({str(out)!r})"
+        f"{out}: {counted(len(paths), 'file')} of {order.product.title}; "
+        f"open them with fluxcube.open_forcing({str(out)!r})"
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from fluxcube.tabletext import counted
 from fluxcube.terminal import PlanForm, bar, box, check_plan_form, names, show_plan
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -80,6 +81,6 @@ def modis(
             endpoint=endpoint,
         )
     if isinstance(result, list):
-        typer.echo(f"{out}: {len(result)} files")
+        typer.echo(f"{out}: {counted(len(result), 'file')}")
     else:
         show_plan(result, form)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fluxcube.tabletext import counted
 from fluxcube.terminal import PlanForm, bar, box, check_plan_form, names, show_plan
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -79,4 +80,4 @@ def towers(
     if isinstance(result, Plan):
         show_plan(result, form)
     else:
-        typer.echo(f"{out}: {len(result)} files; licence and citations in {out / 'LICENCE.md'}")
+        typer.echo(f"{out}: {counted(len(result), 'file')}; licence and citations in {out / 'LICENCE.md'}")

@@ -193,7 +193,9 @@ def animate(
     from fluxcube.plotting.animation import animate_cycle
 
     selected = only(opened(maps, time), variable)
-    animate_cycle(selected, gif, variable=variable, clock=clock, limits=color_range(limits), seconds=seconds)
+    ends = color_range(limits)
+    with bar("animate") as progress:
+        animate_cycle(selected, gif, variable=variable, clock=clock, limits=ends, seconds=seconds, progress=progress)
     typer.echo(str(gif))
 
 

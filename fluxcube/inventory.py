@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.cubes.report import open_report
-from fluxcube.errors import StoreError
+from fluxcube.errors import SourceError, StoreError, printable, to_type
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.predictor import Predictor
 from fluxcube.models import checkpoint, shipped
@@ -30,6 +31,14 @@ Progress = Callable[[int, int, str], None]
 
 #: Maximum number of faults that are listed.
 _FAULTS = 20
+#: Maximum number of endings of files that a folder without towers is described by.
+_ENDINGS = 5
+#: Endings of files that are not of towers, what they may be, and what reads that, in Python and in the shell.
+_READ_BY = (
+    (".nc", "ERA5 in NetCDF is read by", "fc.open_forcing", "`fluxcube forcing` and `fluxcube upscale`"),
+    (".hdf", "MODIS in HDF4 is read by", "fc.build_carbonsense(modis=...)", "`fluxcube build --modis`"),
+    (".tif", "MODIS in GeoTIFF is read by", "fc.build_carbonsense(modis=...)", "`fluxcube build --modis`"),
+)
 #: Columns of the table of variables: shares of hours with each flag, or shares of days with some minimum quality.
 _HEADINGS = {
     HOURLY: ("variable", "sites", "hours", "measured", "good", "medium", "poor", "sources"),
@@ -69,7 +78,7 @@ def inspect(
     Raises
     ------
     SourceError, StoreError
-        If there is nothing at the path, or it cannot be opened.
+        If there is nothing at the path, it cannot be opened, or a folder contains no archives of towers.
 
     Examples
     --------
@@ -81,12 +90,28 @@ def inspect(
     if not is_url(path) and _is_run(Path(path)):
         return "\n".join(_model(load_model(path)))
     if not is_url(path) and not (Path(path) / "zarr.json").is_file():
-        return format_inspection(
-            inspect_raw(path, order=order, resolution=resolution, progress=progress), max_files=max_files
-        )
+        table = inspect_raw(path, order=order, resolution=resolution, progress=progress)
+        text = format_inspection(table, max_files=max_files)
+        if not table.site.ne("").any():
+            raise SourceError(_no_tower(Path(path), f"\n{text}" if len(table) else ""))
+        return text
     state = current_place(path)  # one for all that is read, also if a writer replaces it meanwhile
     kind = store_attrs(state).get("kind")
     return "\n".join(_cube(path, state, max_files) if kind == "cube" else _other(state, str(kind)))
+
+
+def _no_tower(path: Path, ignored: str) -> str:
+    """Return that a path has no archives of towers, what was expected, what was found instead, and what reads that."""
+    names = [path.name] if path.is_file() else [name for _, _, names in os.walk(path) for name in names]
+    endings = Counter(printable(Path(name).suffix.lower()) or "other" for name in names)
+    found = ", ".join(counted(n, f"{ending} file") for ending, n in endings.most_common(_ENDINGS)) or "no file"
+    add = to_type(python="fc.add_site", shell="`fluxcube add-site`")
+    hints = [f" {what} {to_type(python=p, shell=s)}." for end, what, p, s in _READ_BY if end in endings]
+    return (
+        f"{path}: no archive of a tower was found. Expected archives as networks publish them, such as "
+        "FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip; a table of your own is added to a cube by "
+        f"{add}. Found {found}.{''.join(hints)}{ignored}"
+    )
 
 
 def verify_store(store: str | os.PathLike, *, progress: Progress | None = None) -> str:
@@ -200,8 +225,8 @@ def _of_drivers(ds: xr.Dataset) -> Iterator[str]:
     """Yield the other sources of drivers of a cube: sites, variables and what they were read from."""
     for name in driver_sources(ds):
         attrs = {key: str(value) for key, value in ds[DRIVERS + name].attrs.items()}
-        sites, variables = len(attrs.get("sites", "").split()), attrs.get("variables", "")
-        yield f"  drivers {name}: {sites} of {ds.sizes['site']} sites, {variables} ({attrs.get('source', 'unknown')})"
+        sites = f"{len(attrs.get('sites', '').split())} of {counted(ds.sizes['site'], 'site')}"
+        yield f"  drivers {name}: {sites}, {attrs.get('variables', '')} ({attrs.get('source', 'unknown')})"
 
 
 def _of_satellite(ds: xr.Dataset, resolution: Resolution) -> Iterator[str]:
@@ -210,7 +235,7 @@ def _of_satellite(ds: xr.Dataset, resolution: Resolution) -> Iterator[str]:
         if name in ds:
             days = int(ds[f"{day}_held"].values.sum()) if f"{day}_held" in ds.coords else ds.sizes[day]
             product = " ".join(str(ds[name].attrs[key]) for key in ("product", "collection") if ds[name].attrs.get(key))
-            yield f"  satellite: {name}{f' ({product})' if product else ''} on {days} days"
+            yield f"  satellite: {name}{f' ({product})' if product else ''} on {counted(days, 'day')}"
     if "surface" in ds:
         yield from _of_reflectance(ds, resolution)
 
@@ -267,7 +292,10 @@ def _left_out(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
             [f"{row.name}: {row.why}" for row in left.drop(columns="what").itertuples(index=False, name="Row")],
         ),
         ("to know", [f"{row.site}: {row.text}" for row in notes[notes.kind == "warning"].itertuples()]),
-        ("lost before", [f"{text} ({count} sites)" for text, count in _by_text(notes[notes.kind == "lost"])]),
+        (
+            "lost before",
+            [f"{text} ({counted(n, 'site')})" for text, n in _by_text(notes[notes.kind == "lost"])],
+        ),
     ):
         if lines:
             yield from ("", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines[:max_files]))

@@ -72,5 +72,6 @@ def test_cards_tell_what_an_object_is_and_what_to_type_next(run):
     text = " ".join(parsed(fc.load_model(run)._repr_html_()).lines)
     assert "NEE (umol m-2 s-1)" in text and "fc.predict(model, cube)" in text and "mean-cycle" in text
     assert repr(run.split) == "<Split by hand: 3 train, 1 val, 2 test sites>"
+    assert repr(Split(train=("a",))).endswith(": 1 train site>")
     assert few(list("abc"), 2) == "a, b and 1 more" and few([]) == "none"
     assert "absent" not in card("x", {"absent": "", "there": 0.5}) and "0.5" in card("x", {"there": 0.5})

@@ -79,6 +79,16 @@ def test_a_tower_is_cited_by_its_own_doi_where_it_is_known():
     assert newer["doi"] == newer["site_doi"] == "10.17190/AMF/99"  # the download's own comes first
 
 
+def test_a_tower_of_ones_own_without_a_citation_is_named():
+    rows = [row("XX-Own", citation="own", licence=""), row("XX-Two; B", citation="")]
+    assert rows[0]["citation"].startswith("Eddy-covariance data of the tower XX-Own")
+    assert row("XX-Own", citation=rows[0]["citation"], licence="") == rows[0]  # a store that has it already
+    found = parsed(bibtex(rows))
+    assert list(found) == ["own_XX-Own", "own_XX-Two-B"]
+    assert found["own_XX-Two-B"]["title"] == "{Eddy-covariance data of the tower XX-Two; B}"
+    assert "No publication" in found["own_XX-Own"]["note"] and "CC-BY-4.0" in found["own_XX-Two-B"]["note"]
+
+
 def test_bibtex_has_an_entry_for_each_tower_and_publication():
     rows = [row(site, "FLUXNET2015", PASTORELLO, PROCESSING_DOI) for site in ("DE-Tha", "US-MMS", "XX-Xxx")]
     rows.append(row("DE-Tha", "CarbonSense v1", "Fortier, Richter, Pal (2025): CarbonSense", "10.5281/zenodo.11403428"))

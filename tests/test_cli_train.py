@@ -358,7 +358,7 @@ def test_inputs_that_a_cube_lacks_are_refused_unless_allowed(call, cube, monkeyp
 def test_members_that_are_alike_are_one_model(done, runs):
     """Lines fitted with two seeds are one line: the ensemble's scores are the run's."""
     table = done("evaluate two c --against line --by all --draws 0 --format md").splitlines()
-    assert table[0].startswith("| group | model | hours | sites | NSE | RMSE (umol m-2 s-1) | bias")
+    assert table[0].startswith("| group | model | values | sites | NSE | RMSE (umol m-2 s-1) | bias")
     assert table[2].split("|")[3:9] == table[3].split("|")[3:9]
 
 

@@ -101,13 +101,24 @@ def test_nothing_there_is_an_error(tmp_path):
         fc.inspect(tmp_path)
 
 
+def test_a_folder_without_towers_is_an_error_that_names_what_is_there(tmp_path):
+    with pytest.raises(SourceError, match=r"no archive of a tower was found.*Found no file\.$"):
+        fc.inspect(tmp_path)
+    (tmp_path / "more").mkdir()
+    for name in ("a.nc", "b.NC", "more/c.nc", "LICENCE"):
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=r"Found 3 \.nc files, 1 other file\. ERA5 .*open_forcing\.$"):
+        fc.inspect(tmp_path)
+
+
 def test_files_of_modis_among_towers_are_named_with_their_options(tmp_path):
     for name in ("towers-MOD09GA-061-results.csv", "mod09ga_8day.csv.gz", "mcd15a2h_AT-Neu.csv", "notes.csv"):
         (tmp_path / name).write_bytes(b"a,b\n1,2\n")
-    text = fc.inspect(tmp_path)
-    advice, _, others = text.partition("its name matches no network")
+    with pytest.raises(SourceError) as error:
+        fc.inspect(tmp_path)
+    advice, _, others = str(error.value).partition("its name matches no network")
     assert "--surface" in advice and "fluxcube.add_predictor" in advice
-    assert "notes.csv" in others and advice.count(".csv") == 3
+    assert "notes.csv" in others and advice.count(".csv\n") + advice.count(".csv.gz\n") == 3
 
 
 def test_of_surface_reflectance_it_tells_bands_and_clear_days():

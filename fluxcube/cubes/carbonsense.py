@@ -96,7 +96,7 @@ class BuildReport:
             "sites": f"{len(self.sites)}: {few(self.sites)}",
             "unchanged": few(self.unchanged) if self.unchanged else "",
             "left out": f"{len(self.left_out)}; {'; '.join(reasons)}" if self.left_out else "",
-            "warnings": f"{len(warned)} sites: {few(list(warned))}" if warned else "",
+            "warnings": f"{counted(len(warned), 'site')}: {few(list(warned))}" if warned else "",
         }
         return card("BuildReport", facts, (f'cube = fc.open_carbonsense("{store}")', f'fc.open_report("{store}")'))
 

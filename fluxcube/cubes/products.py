@@ -15,6 +15,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.indices import INDICES, index_of
 from fluxcube.resolution import Resolution, resolution_of
 from fluxcube.schema import IMAGES
+from fluxcube.tabletext import counted
 from fluxcube.variables import BANDS
 
 #: Arrays with reflectance of a satellite product.
@@ -167,7 +168,7 @@ def _compared(one: xr.DataArray, other: xr.DataArray, names: list[str]) -> xr.Da
     shown = [str(name) for name in ("red", "nir", "NDVI", "NIRv") if name in bias["feature"].values]
     shown = shown or [str(name) for name in bias["feature"].values[:4]]
     numbers = ", ".join(f"{name} {float(bias.bias.sel(feature=name)):+.4f}" for name in shown)
-    summary = f"{names[0]} minus {names[1]}: {numbers} (mean of {int(bias.sites.max())} towers)"
+    summary = f"{names[0]} minus {names[1]}: {numbers} (mean of {counted(int(bias.sites.max()), 'tower')})"
     return bias.assign_attrs(one=names[0], other=names[1], summary=summary)
 
 

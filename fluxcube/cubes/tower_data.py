@@ -15,6 +15,7 @@ from fluxcube.schema import PARTS, stack_parts
 from fluxcube.sources.towers import codes, contradictions
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.table import OWN
+from fluxcube.tabletext import counted
 from fluxcube.variables import table
 
 #: The variable that the clock is checked with; it is read even where it was not requested.
@@ -214,7 +215,7 @@ def add_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 def repeats_of(record: xr.Dataset) -> tuple[str, ...]:
     """Return a sentence on the table rows that a record, native or daily, left out because its clock was set back."""
     repeats = record.attrs.get("clock_repeats", 0)
-    return (f"{repeats} rows left out where the clock was set back",) if repeats else ()
+    return (f"{counted(repeats, 'row')} left out where the clock was set back",) if repeats else ()
 
 
 def codes_of(record: xr.Dataset, names: Sequence[str]) -> dict[str, codes.Codes]:

@@ -37,7 +37,7 @@ _HEADINGS = {
     "mae": "MAE",
     "bias": "bias",
     "corr2": "corr²",
-    "n": "hours",
+    "n": "values",  # of hours, days or longer periods
     "n_sites": "sites",
     COVERAGE: "coverage of 80 % intervals",
 }
@@ -66,7 +66,7 @@ def format_table(table: pd.DataFrame) -> str:
     Examples
     --------
     >>> print(format_table(pd.DataFrame({"model": ["a"], "nse": [0.75], "n": [1000]})))
-    | model | NSE | hours |
+    | model | NSE | values |
     | --- | ---: | ---: |
     | a | 0.750 | 1,000 |
     """
@@ -218,7 +218,7 @@ def _difference(row: pd.Series, score: str) -> str:
 
 
 def format_pair(table: pd.DataFrame, model: str, against: str) -> str:
-    """Return a Markdown table of two models, one line per group: sites, hours, NSE and RMSE, and their differences.
+    """Return a Markdown table of two models, one line per group: sites, values, NSE and RMSE, and their differences.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def format_pair(table: pd.DataFrame, model: str, against: str) -> str:
     if {model, against} - set(table["model"]) or table.attrs.get("against") != against:
         raise ConfigError(f"expected a table of {model} and {against}, with against={against!r}; compute it so.")
     pair = {name: table[(table["model"] == name) & (table["n"] > 0)].set_index("group") for name in (model, against)}
-    head = ["", "sites", "hours"]
+    head = ["", "sites", "values"]
     head += [f"{score} {part}" for score in ("NSE", "RMSE") for part in (model, against, "difference")]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for group, row in pair[model].iterrows():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fluxcube.errors import FetchError
 from fluxcube.fetch.addresses import public
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,9 +212,9 @@ class Plan:
     def text(self, max_items: int = 20) -> str:
         """Return the plan as lines for a terminal: requests, bytes, time, quota, files and notes."""
         missing = self.missing
-        lines = [f"{self.source}: {len(missing)} of {len(self.items)} files to fetch, {self._size_text()}"]
+        lines = [f"{self.source}: {len(missing)} of {counted(len(self.items), 'file')} to fetch, {self._size_text()}"]
         if self.have:
-            lines.append(f"already there: {len(self.have)} files")
+            lines.append(f"already there: {counted(len(self.have), 'file')}")
         if self.seconds is not None:
             lines.append(f"time: about {duration_text(self.seconds)}")
         if self.cost:
@@ -241,7 +242,7 @@ class Plan:
             return known
         if unknown == len(self.missing):
             return "of a size that the service does not report"
-        return f"{known} and {unknown} files of unknown size"
+        return f"{known} and {counted(unknown, 'file')} of unknown size"
 
 
 def _item_size(item: Item) -> str:

@@ -65,7 +65,8 @@ def plot_scatter(
     Returns
     -------
     tuple of matplotlib.axes.Axes
-        Colours are numbers of rows, on a logarithmic scale.
+        Colours are numbers of rows, on a logarithmic scale that all panels share. The axes begin and end at the 0.1th
+        and 99.9th percentile of all values; the number of rows beyond is written in the panel.
 
     Raises
     ------
@@ -98,8 +99,10 @@ def plot_scatter(
     one = replace(rows, targets={target: rows.targets[target]})
     panels = _by_model(one) if by is None else _by_group(one, target, by)
     axes = _grid(len(panels), min(columns, len(panels)))
-    for ax, (title, (part, model)) in zip(axes, panels.items(), strict=True):
-        plot_density(density(part, bins=bins), target=target, model=model, title=title, ax=ax)
+    found = {title: density(part, bins=bins).sel(model=[model]) for title, (part, model) in panels.items()}
+    most = max(int(counts["count"].max()) for counts in found.values())
+    for ax, (title, counts) in zip(axes, found.items(), strict=True):
+        plot_density(counts, target=target, model=str(counts["model"].item()), most=most, title=title, ax=ax)
     figure_of(axes[0]).suptitle(target, fontsize=11)
     return save_panels(axes, path)
 

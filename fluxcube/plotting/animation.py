@@ -12,6 +12,7 @@ from fluxcube.maps.means import mean_cycle
 from fluxcube.maps.store import Maps, as_maps
 from fluxcube.plotting.canvas import figure_of
 from fluxcube.plotting.maps import coarsened, color_limits, extend_of, map_title, plot_map
+from fluxcube.progress import Progress
 from fluxcube.stores.files import replacing
 
 
@@ -25,6 +26,7 @@ def animate_cycle(
     seconds: float = 6.0,
     title: str | None = None,
     coast: bool = True,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the mean diurnal cycle of a flux as a looping GIF with one frame per hour.
 
@@ -49,6 +51,8 @@ def animate_cycle(
         First line of each frame. Default: the long name.
     coast : bool
         Draw coasts, as in `fluxcube.plot_map`.
+    progress : callable, optional
+        ``progress(done, total, text)``, per frame.
 
     Returns
     -------
@@ -82,7 +86,7 @@ def animate_cycle(
     frames = coarsened(day[variable].transpose("hour", "latitude", "longitude")).compute()
     if title is not None:
         frames.attrs["long_name"] = title
-    _save(frames, path, limits, frames.sizes["hour"] / seconds, coast)
+    _save(frames, path, limits, frames.sizes["hour"] / seconds, coast, progress)
     return path
 
 
@@ -98,7 +102,14 @@ def _checked(path: Path, maps: xr.Dataset, variable: str, seconds: float) -> Pat
     return path
 
 
-def _save(frames: xr.DataArray, path: Path, limits: tuple[float, float] | None, rate: float, coast: bool) -> None:
+def _save(
+    frames: xr.DataArray,
+    path: Path,
+    limits: tuple[float, float] | None,
+    rate: float,
+    coast: bool,
+    progress: Progress | None,
+) -> None:
     """Draw one frame per hour on the same axes, with constant limits and colours."""
     try:
         from matplotlib.animation import PillowWriter
@@ -120,3 +131,5 @@ def _save(frames: xr.DataArray, path: Path, limits: tuple[float, float] | None, 
             mesh.set_array(np.ma.masked_invalid(frame))
             ax.set_title(map_title(frames.isel(hour=i)), fontsize=11)
             writer.grab_frame()
+            if progress is not None:
+                progress(i + 1, len(values), f"frame {i + 1}")

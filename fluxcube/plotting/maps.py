@@ -37,6 +37,7 @@ from fluxcube.plotting.projections import Box, projection_of, turned
 
 if TYPE_CHECKING:
     import pyproj
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Colormap
@@ -228,7 +229,7 @@ def _draw_map(
     frame.finish(_NO_DATA)
     if look.sites is not None:
         mark_sites(frame, look.sites)
-    _draw_legend(frame.ax, [patch for patch in patches if patch is not None])
+    draw_legend(frame.ax, [patch for patch in patches if patch is not None])
     fit_title(frame.ax, map_title(da) if title is None else title, pad=frame.pad)
     return frame.ax
 
@@ -430,10 +431,11 @@ def _draw_hatch(frame: MapFrame, da: xr.DataArray, share: xr.DataArray, cells: _
     return Patch(label="outside the area of applicability", **style)
 
 
-def _draw_legend(ax: Axes, patches: list[Patch]) -> None:
-    if patches:
-        legend = functools.partial(ax.legend, loc="upper left", bbox_to_anchor=(0.0, -0.07), ncols=min(len(patches), 3))
-        legend(handles=patches, fontsize=8, frameon=False, borderaxespad=0.0)
+def draw_legend(ax: Axes, handles: Sequence[Artist]) -> None:
+    """Draw a legend below a map, if there are handles."""
+    if handles:
+        legend = functools.partial(ax.legend, loc="upper left", bbox_to_anchor=(0.0, -0.07), ncols=min(len(handles), 3))
+        legend(handles=list(handles), fontsize=8, frameon=False, borderaxespad=0.0)
 
 
 def color_limits(

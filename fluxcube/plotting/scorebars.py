@@ -64,7 +64,7 @@ def plot_scores(
     _draw_bars(ax, wide, -1.0 if score == "nse" else None, styles and styles_of(map(str, wide), styles))
     hours = rows.drop_duplicates("group").set_index("group")
     ax.set_xticks(range(len(wide)), [_tick(g, hours.loc[g]) for g in wide.index], fontsize=8)
-    ax.set_ylabel(f"{score.upper()}{_units_of_score(rows, score)}, all hours of the group pooled")
+    ax.set_ylabel(f"{score.upper()}{_units_of_score(rows, score)}, all values of the group pooled")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     ax.set_title(f"{target}: {score.upper()} by group" if title is None else title)
     return save_picture(ax, path)

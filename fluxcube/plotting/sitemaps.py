@@ -16,7 +16,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError
 from fluxcube.plotting.canvas import class_styles, figure_of, fit_title, ink, new_axes, print_units, save_picture
 from fluxcube.plotting.mapframe import MapFrame, shape_of
-from fluxcube.plotting.maps import draw_bar, extend_of
+from fluxcube.plotting.maps import draw_bar, draw_legend, extend_of
 from fluxcube.plotting.places import Places, box_of, places_of, values_of
 from fluxcube.plotting.projections import projection_of
 from fluxcube.tabletext import counted
@@ -65,8 +65,8 @@ def plot_sites(
     by : str, xr.DataArray, pd.Series or mapping, optional
         What colours the towers: a coordinate or column ("igbp", "koppen", "network", "elevation"), or values by site,
         e.g. ``fluxcube.evaluate(cube, predictions, by="site").nse.sel(target="NEE")``. Classes have a legend with the
-        number of their towers, numbers a colour bar. A tower of several networks is drawn in the first. None: one
-        colour.
+        number of their towers, numbers a colour bar; towers without a number are empty circles. A tower of several
+        networks is drawn in the first. None: one colour.
     bbox : (west, south, east, north), optional
         Part of the world to show, degrees. Default: the region of the towers, or the world if they are far apart.
     projection : str or pyproj.CRS, optional
@@ -117,7 +117,9 @@ def plot_sites(
         frame.ax.scatter(x, y, s=22, color="#0072B2", edgecolors=ink(), linewidths=0.5, zorder=3)
     elif values.dtype.kind == "f":
         units = str(values.attrs.get("units", "")).removeprefix("1")
-        _draw_values(frame.ax, x, y, values.to_numpy(float), name, units, cmap, limits)
+        numbers = values.to_numpy(float)
+        _draw_values(frame.ax, x, y, numbers, name, units, cmap, limits)
+        name_hollow(frame.ax, numbers[inside])
     else:
         _draw_classes(frame.ax, x[inside], y[inside], values.to_numpy(object)[inside], name)
     count = int(inside.sum())
@@ -156,6 +158,15 @@ def draw_dots(ax: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, *, siz
     dots = ax.scatter(x[order], y[order], s=size, c=values[order], zorder=3, **style)
     dots.set(edgecolors=ink(), linewidths=0.5)
     return dots
+
+
+def name_hollow(ax: Axes, values: np.ndarray) -> None:
+    """Draw a legend of the empty circles of `draw_dots` below a map, if one of its towers has no value."""
+    from matplotlib.lines import Line2D
+
+    if not np.isfinite(values).all():
+        style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": ink(), "markeredgewidth": 0.5}
+        draw_legend(ax, [Line2D([], [], marker="o", markersize=5, linestyle="none", label="no value", **style)])
 
 
 def _draw_classes(ax: Axes, x: np.ndarray, y: np.ndarray, classes: np.ndarray, name: str) -> None:

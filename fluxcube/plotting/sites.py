@@ -29,6 +29,7 @@ from fluxcube.plotting.canvas import (
 )
 from fluxcube.plotting.classes import chosen_names, group_labels, legend_width, ordered_groups
 from fluxcube.samples.features import class_of
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +89,7 @@ def plot_embedding(
         xlabel=f"first principal component ({shares[0]:.0%} of variance)",
         ylabel=f"second principal component ({shares[1]:.0%} of variance)",
     )
-    ax.set_title(f"{embedding.sizes['site']} sites" if title is None else title, fontsize=11)
+    ax.set_title(counted(embedding.sizes["site"], "site") if title is None else title, fontsize=11)
     _draw_legend(ax, _TITLES[color])
     return save_picture(ax, path)
 
@@ -223,7 +224,7 @@ def plot_site_changes(
         _draw_classes(ax, x, y, labels, color, every=classes)
         _draw_diagonal(ax, 1.06 * max(x.max(), y.max()))
         better = int((y < x).sum())
-        ax.set_title(f"{target}: lower at {better} of {len(x)} sites ({better / len(x):.0%})", fontsize=11)
+        ax.set_title(f"{target}: lower at {better} of {counted(len(x), 'site')} ({better / len(x):.0%})", fontsize=11)
         units = print_units(str(rows["units"].iloc[0]))
         ax.set(xlabel=f"RMSE of {against} ({units})", ylabel=f"RMSE of {model} ({units})")
     _draw_legend(axes[-1], _TITLES[color])

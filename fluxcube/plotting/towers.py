@@ -21,7 +21,7 @@ from fluxcube.plotting.maps import extend_of
 from fluxcube.plotting.places import WORLD
 from fluxcube.plotting.points import chosen_rows, score_label, title_and_legend
 from fluxcube.plotting.projections import Box
-from fluxcube.plotting.sitemaps import ERRORS, draw_dots, score_colors, score_limits
+from fluxcube.plotting.sitemaps import ERRORS, draw_dots, name_hollow, score_colors, score_limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,6 +89,7 @@ def plot_site_map(
     inside = (lon > _EUROPE.west) & (lon < _EUROPE.east) & (lat > _EUROPE.south) & (lat < _EUROPE.north)
     if inside.sum() >= _MANY:
         _draw_box(ax.inset_axes(_INSET), _EUROPE, lon, lat, values, style, size=20)
+    name_hollow(ax, values)
     label = score_label(rows, score) if against is None else f"{score_label(rows, score)}, difference from {against}"
     extend = extend_of(values, low, high)
     bar = figure_of(ax).colorbar(dots, cax=ax.inset_axes((1.01, 0.0, 0.02, 1.0)), extend=extend)
@@ -117,6 +118,7 @@ def plot_density(
     *,
     target: str | None = None,
     model: str,
+    most: int | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -130,10 +132,13 @@ def plot_density(
         As in `fluxcube.plotting.points.plot_scales`.
     model : str
         Model to draw.
+    most : int, optional
+        Number of rows of the last colour, so that several figures have one scale. Default: the highest of the model.
 
     Returns
     -------
     matplotlib.axes.Axes
+        Its text has scores of all rows, and the number of those that lie outside the axes, if there are any.
 
     Raises
     ------
@@ -155,7 +160,7 @@ def plot_density(
         raise ConfigError(f"{target} of {model}: no row to draw.")
     ax = new_axes(ax, (4.6, 4.2))
     shown = np.ma.masked_equal(count.T, 0)
-    norm = LogNorm(1, max(count.max(), 2))
+    norm = LogNorm(1, max(count.max() if most is None else most, 2))
     mesh = ax.pcolormesh(edges, edges, shown, norm=norm, cmap="cividis", rasterized=True)
     ends = np.array([edges[0], edges[-1]])
     ax.plot(ends, ends, color=ink(), linewidth=0.8, linestyle="--", label="1:1")
@@ -166,10 +171,11 @@ def plot_density(
     bar = figure_of(ax).colorbar(mesh, ax=ax, shrink=0.85, format=lambda number, _: f"{number:,.0f}")
     bar.set_label("number of rows", fontsize=9)
     bar.ax.tick_params(labelsize=8)
+    beyond = f" ({int(one['outside']):,} not shown)" if int(one["outside"]) else ""
     lines = (
         f"NSE {float(one['nse']):.2f}, RMSE {float(one['rmse']):.2f}",
         f"bias {float(one['bias']):+.2f}, slope {slope:.2f}",
-        f"n = {int(one['n']):,}",
+        f"n = {int(one['n']):,}{beyond}",
     )
     ax.legend(loc="lower right", fontsize=7, frameon=False)
     ax.text(0.03, 0.97, "\n".join(lines), transform=ax.transAxes, fontsize=8, va="top")

@@ -53,9 +53,14 @@ def density_section(evidence: Evidence) -> Section:
                 target,
             )
         )
-    text = "A slope below 1 means that a model predicts too small a range: high fluxes too low and low ones too high."
+    text = ["A slope below 1 means that a model predicts too small a range: high fluxes too low and low ones too high."]
+    if len(evidence.models) > 1:
+        text.append(
+            "Figures show the model with the highest NSE and, if that is another one, the reference model; tables "
+            "contain all models."
+        )
     figures = [figure for target in evidence.targets for figure in _density_figures(evidence, found, target)]
-    return Section("density", "Predictions against observations", (text,), tuple(figures), tuple(tables))
+    return Section("density", "Predictions against observations", tuple(text), tuple(figures), tuple(tables))
 
 
 def _density_figures(evidence: Evidence, found: xr.Dataset, target: str) -> list[Figure]:
@@ -63,12 +68,13 @@ def _density_figures(evidence: Evidence, found: xr.Dataset, target: str) -> list
     best = evidence.best[target]
     models = [model for model in dict.fromkeys([best, evidence.against or best])]
     drawn = [model for model in models if int(found["count"].sel(target=target, model=model).sum())]
+    most = int(found["count"].sel(target=target, model=models).max())
     return [
         Figure(
             f"density-{evidence.models.index(model) + 1}-{slug(target)}",
             f"{target}: number of {evidence.steps} by observed value and value predicted by {model}.",
             f"Density of the predictions of {model} against observations of {target}, with the regression line.",
-            functools.partial(plot_density, found, target=target, model=model),
+            functools.partial(plot_density, found, target=target, model=model, most=most),
             target,
         )
         for model in drawn

@@ -33,27 +33,36 @@ def compute_section(evidence: Evidence) -> Section:
             title,
             absent="Not shown: the runs of the models were not passed; pass run folders instead of predictions.",
         )
+    data, time, energy = _in_fitting_units(pd.DataFrame(rows))
     columns = [
         Column("model", "model"),
         Column("runs", "trained networks or trees", ",d"),
         Column("timed", "with a recorded time", ",d"),
-        Column("hours", "hours of training", ",.2f"),
-        Column("energy", "energy, estimate (kWh)", ",.3f"),
+        Column("time", f"time of training ({time})", ".3g"),
+        Column("energy", f"energy, estimate ({energy})", ".2g"),
         *([Column("device", "device")] if any(row["device"] for row in rows) else []),
         Column("versions", "versions"),
     ]
     text = (
-        "Hours are the wall-clock times that the runs recorded, summed over folds and members; runs without a recorded "
+        "Times are the wall-clock times that the runs recorded, summed over folds and members; runs without a recorded "
         "time (trees and simple models) are counted only.",
-        f"Energy is an estimate, not a measurement: the hours times {WATTS:g} W, the power of one busy processor core "
-        "with its share of memory and cooling. A GPU, or training with several cores, uses more.",
+        f"Energy is an estimate, not a measurement: the time multiplied by {WATTS:g} W, the power of one busy "
+        "processor core with its share of memory and cooling. A GPU, or training with several cores, uses more.",
     )
-    table = Table("compute", "Training that the models took", pd.DataFrame(rows), columns)
+    table = Table("compute", "Training that the models took", data, columns)
     return Section("compute", title, text, tables=(table,))
 
 
+def _in_fitting_units(rows: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
+    """Add time and energy of each model; return the table and the units of both, small ones after short training."""
+    hours = rows["hours"]
+    if hours.max() * WATTS >= 1000:
+        return rows.assign(time=hours, energy=hours * WATTS / 1000), "hours", "kWh"
+    return rows.assign(time=60 * hours, energy=hours * WATTS), "minutes", "Wh"
+
+
 def _compute_row(model: str, records: Sequence[Mapping]) -> dict[str, object]:
-    """Return the number of runs of a model, their recorded times and the energy that follows; nothing without runs."""
+    """Return the number of runs of a model, and their recorded time in hours; nothing without runs."""
     if not records:
         return {}
     seconds = [time for record in records if (time := _seconds_of(record)) is not None]
@@ -66,7 +75,6 @@ def _compute_row(model: str, records: Sequence[Mapping]) -> dict[str, object]:
         "runs": len(records),
         "timed": len(seconds),
         "hours": hours,
-        "energy": hours * WATTS / 1000,
         "device": ", ".join(devices),
         "versions": ", ".join(names),
     }

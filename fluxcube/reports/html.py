@@ -117,7 +117,7 @@ def inline_svg(svg: str, *, prefix: str, alt: str, sentinel: str) -> str:
     head, rest = body[: body.index(">")], body[body.index(">") :]
     width, height = (re.search(rf'\b{name}="([\d.]+)pt"', head) for name in ("width", "height"))
     pixels = f"{float(width[1]) * 1.35:.0f}px" if width and height else ""
-    size = f' style="max-width:{pixels};--natural:{pixels}"' if pixels else ""
+    size = f' style="max-width:{pixels}"' if pixels else ""
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
     title = f"<title>{escape(alt)}</title>" + (f"<style>{rules}</style>" if rules else "")
     return f'{head} role="img" aria-label="{escape(alt)}"{size}>{title}{rest[1:]}'.replace("\n", " ").strip()

@@ -10,7 +10,7 @@ from fluxcube.plotting.bars import plot_class_errors
 from fluxcube.plotting.sites import plot_class_changes, plot_site_changes
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, score_columns, slug
-from fluxcube.reports.tables import rows_of
+from fluxcube.reports.tables import rows_of, with_intervals
 
 
 def zero_shot_section(evidence: Evidence) -> Section:
@@ -100,10 +100,11 @@ def _paper_figures(evidence: Evidence, means: pd.DataFrame, sites: pd.DataFrame,
     rows = means[means["target"] == target]
     if evidence.has_coordinate("igbp"):
         classes = rows[rows["by"].isin(["all", "igbp"])]
+        caption = with_intervals(f"{target}: mean RMSE over the towers of each class", classes, "rmse")
         out.append(
             Figure(
                 f"paper-3-{name}",
-                f"{target}: mean RMSE over the towers of each class, with 95 % intervals (form of Figure 3).",
+                f"{caption} (form of Figure 3).",
                 f"Bars of the mean RMSE of every model for {target}, for all towers and each IGBP class.",
                 lambda: plot_class_errors(classes, targets=[target])[0],
                 target,
@@ -115,11 +116,12 @@ def _paper_figures(evidence: Evidence, means: pd.DataFrame, sites: pd.DataFrame,
         return out
     changes, model = rows[rows["by"].isin(["all", "igbp"])], evidence.best[target]
     model = model if model != evidence.against else others[-1]
+    caption = f"{target}: change of the mean RMSE of each class from that of {evidence.against}"
     out.append(
         Figure(
             f"paper-4-{name}",
-            f"{target}: change of RMSE and difference of NSE of each class from {evidence.against} (form of Figure 4).",
-            f"Points of the change of RMSE and NSE of every class from {evidence.against} for {target}.",
+            f"{with_intervals(caption, changes, 'rmse_change')} (form of Figure 4).",
+            f"Points of the change of RMSE of every class from {evidence.against} for {target}.",
             lambda: plot_class_changes(changes, targets=[target], models=others)[0],
             target,
         )

@@ -21,7 +21,7 @@ def scales_section(evidence: Evidence) -> Section:
         "days, months 15, years 183; the seasonal scale is the mean of each day of the year over at least 2 years, the "
         "anomaly scale what days deviate from it, the interannual scale yearly means minus those of the tower, and the "
         "spatial scale the means of the towers.",
-        interval_note(evidence),
+        interval_note(evidence, evidence.scales),
     )
     return Section("scales", "Error by time scale", tuple(filter(None, text)), tuple(figures), tuple(tables))
 

@@ -10,7 +10,7 @@ from fluxcube.plotting.points import plot_subsets
 from fluxcube.plotting.scorebars import plot_differences
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, score_columns, slug
-from fluxcube.reports.tables import interval_note, rows_of, wide_table
+from fluxcube.reports.tables import interval_note, rows_of, wide_table, with_intervals
 from fluxcube.tabletext import counted
 
 #: Groups of the tables of scores, and the headings of their columns.
@@ -96,7 +96,7 @@ def scores_section(evidence: Evidence) -> Section:
         "RMSE is in the units of the flux; bias is prediction minus observation; corr² is the squared correlation. "
         f"Pooled scores use all {evidence.steps} of a group together, as Table 1 of the CarbonSense paper does; the "
         "median is that of the scores of single towers.",
-        interval_note(evidence),
+        interval_note(evidence, evidence.scores()),
     ]
     return Section(
         "scores",
@@ -131,7 +131,7 @@ def _group_tables(evidence: Evidence, target: str, by: str, title: str) -> list[
     rows = rows_of(evidence.scores(by), target)
     rows = rows[rows["n"] > 0]
     few = "counted" in rows and not rows["counted"].all()
-    note = f"Classes of fewer than {MIN_SITES} towers are shown, but they say little." if few else ""
+    note = f"Rows of fewer than {MIN_SITES} towers are shown, but they say little." if few else ""
     out = []
     for score, heading in (("nse", "NSE"), ("rmse", f"RMSE ({evidence.units(target)})")):
         columns = [Column("group", title), Column("n_sites", "towers", ",d"), Column("n", evidence.steps, ",d")]
@@ -163,11 +163,12 @@ def _score_figures(evidence: Evidence, target: str) -> list[Figure]:
     out = []
     whole, name = rows_of(evidence.scores(), target), slug(target)
     if len(evidence.models) > 1 and "nse_diff" in whole and whole["nse_diff"].notna().any():
+        caption = f"{target}: NSE of each model minus that of {evidence.against}"
         out.append(
             Figure(
                 f"differences-{name}",
-                f"{target}: NSE of each model minus that of {evidence.against}, with 95 % intervals.",
-                f"Differences of NSE from {evidence.against} for {target}, one line with its interval for each model.",
+                f"{with_intervals(caption, whole, 'nse_diff')}.",
+                f"Differences of NSE from {evidence.against} for {target}, one dot for each model.",
                 lambda: plot_differences(whole, title=target),
                 target,
             )

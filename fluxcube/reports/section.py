@@ -25,8 +25,8 @@ class Column:
     heading : str
         Printed heading.
     form : str
-        Format of numbers, such as ".3f"; "" for text, "long" for sentences, "doi" for identifiers that become links,
-        "site" for towers whose series the page shows.
+        Format of numbers, such as ".3f", or ".2g" for two significant digits; "" for text, "long" for sentences, "doi"
+        for identifiers that become links, "site" for towers whose series the page shows.
     low, high : str
         Columns with the bounds of an interval, which are printed in brackets; "" for none.
     """
@@ -159,11 +159,13 @@ def number(value: object, form: str) -> str:
 
     Examples
     --------
-    >>> number(-0.12345, ".3f"), number(float("nan"), ".3f"), number(1234.0, ",d")
-    ('−0.123', '–', '1,234')
+    >>> number(-0.12345, ".3f"), number(float("nan"), ".3f"), number(1234.0, ",d"), number(1234.0, ".2g")
+    ('−0.123', '–', '1,234', '1,200')
     """
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
+    if form.endswith("g"):  # significant digits, but no power of ten
+        value, form = float(format(value, form)), ",.10g"
     text = format(int(value), form) if form.endswith("d") else format(float(value), form)
     if not text.strip("-0.,%"):  # a rounded zero has no sign
         text = text.lstrip("-")

@@ -15,9 +15,27 @@ _INTERVAL_NOTE = (
 )
 
 
-def interval_note(evidence: Evidence) -> str:
-    """Return a sentence on the intervals of the tables; "" if there are none."""
-    return _INTERVAL_NOTE.format(draws=evidence.draws, km=evidence.clusters) if evidence.draws else ""
+_NO_INTERVAL_NOTE = (
+    "There are no intervals, since they need at least 3 clusters of towers (towers within {km:g} km are one cluster)."
+)
+
+
+def interval_note(evidence: Evidence, table: pd.DataFrame) -> str:
+    """Return a sentence on the intervals of a table of scores, or why it has none; "" if none were requested."""
+    if not evidence.draws:
+        return ""
+    note = _INTERVAL_NOTE if has_intervals(table, "nse") or has_intervals(table, "rmse") else _NO_INTERVAL_NOTE
+    return note.format(draws=evidence.draws, km=evidence.clusters)
+
+
+def has_intervals(table: pd.DataFrame, score: str) -> bool:
+    """Return whether any row of a table has an interval of a score."""
+    return f"{score}_low" in table and bool(table[f"{score}_low"].notna().any())
+
+
+def with_intervals(caption: str, table: pd.DataFrame, score: str) -> str:
+    """Return a caption that mentions the intervals of a score where the table has them."""
+    return f"{caption}, with 95 % intervals" if has_intervals(table, score) else caption
 
 
 def rows_of(table: pd.DataFrame, target: str) -> pd.DataFrame:

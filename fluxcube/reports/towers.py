@@ -16,6 +16,7 @@ from fluxcube.plotting.points import plot_by_distance
 from fluxcube.plotting.towers import plot_site_map
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, score_columns, slug
+from fluxcube.tabletext import counted
 
 #: Number of towers that the section on the worst ones lists.
 _WORST = 10
@@ -226,15 +227,16 @@ def _verdict(near: pd.DataFrame, in_time: bool) -> str:
     close = sorted(set(near.loc[(near["distance_km"] < _NEAR_KM) & ~near["same_site"], "site"]))
     if same and in_time:
         return (
-            f"{len(same)} scored towers are training towers in other periods, since the split is in time: scores are "
-            "those of known towers in unknown years."
+            f"The split is in time: models were trained on {counted(len(same), 'scored tower')} in other periods, so "
+            "that scores are those of known towers in unknown years."
         )
     if same:
         return _leak(same)
     if close:
         return (
-            f"No scored tower is a training tower; {len(close)} have a training tower within {_NEAR_KM:g} km "
-            f"({', '.join(close[:10])}{' ...' if len(close) > 10 else ''}), so that their scores may be too high."
+            f"No scored tower is a training tower, but training towers are within {_NEAR_KM:g} km of "
+            f"{counted(len(close), 'scored tower')} "
+            f"({', '.join(close[:10])}{' ...' if len(close) > 10 else ''}), whose scores may be too high."
         )
     return f"No scored tower is a training tower, and none has a training tower within {_NEAR_KM:g} km."
 
@@ -310,6 +312,6 @@ def _rounded(value: float) -> float | None:
 
 def _leak(same: list[str]) -> str:
     return (
-        f"Leakage: {len(same)} scored towers are training towers of a model that predicted them "
-        f"({', '.join(same[:10])}{' ...' if len(same) > 10 else ''}); their scores are not those of new places."
+        f"Leakage: models were trained on {counted(len(same), 'tower')} that they predict "
+        f"({', '.join(same[:10])}{' ...' if len(same) > 10 else ''}); these scores are not those of new places."
     )

@@ -16,6 +16,7 @@ from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, cube_spec, load_towers, sites_with_hours
 from fluxcube.samples.windows import cut, gather
+from fluxcube.tabletext import counted
 
 if TYPE_CHECKING:
     import torch
@@ -263,8 +264,8 @@ class Windows:
         spec = self.spec
         inputs = ", ".join((*spec.predictors, *spec.surface, *spec.bands))
         return (
-            f"<Windows of {len(self.sites)} sites: {self.length} steps of {inputs} for {', '.join(spec.targets)}; "
-            f"batches of {self.batch_size}>"
+            f"<Windows of {counted(len(self.sites), 'site')}: {counted(self.length, 'step')} of {inputs} "
+            f"for {', '.join(spec.targets)}; batches of {self.batch_size}>"
         )
 
     def _repr_html_(self) -> str:
@@ -273,7 +274,7 @@ class Windows:
         facts = {
             "sites": f"{len(self.sites)}: {few(self.sites)}",
             "window": f"{self.length} {spec.resolution} time steps, of which the last {self.emits} are predicted",
-            "batch": f"{self.batch_size} windows{', shuffled' if self.shuffle else ''}",
+            "batch": f"{counted(self.batch_size, 'window')}{', shuffled' if self.shuffle else ''}",
             "targets": ", ".join(spec.targets),
             "predictors": few(spec.predictors, 12),
             "satellite": few((*spec.surface, *spec.bands, *(kind.array for kind in spec.images)), 12),

@@ -97,8 +97,9 @@ class Split:
         return card("Split", facts, ("fc.fit(cube, split=split, ...)",))
 
     def _sizes(self) -> str:
-        sizes = (f"{len(getattr(self, part))} {part}" for part in PARTS if getattr(self, part))
-        return f"{', '.join(sizes)} sites"
+        sizes = {part: len(getattr(self, part)) for part in PARTS if getattr(self, part)}
+        noun = "site" if sum(sizes.values()) == 1 else "sites"
+        return f"{', '.join(f'{size} {part}' for part, size in sizes.items())} {noun}"
 
     def _several(self) -> list[str]:
         """Sites of more than one part."""

@@ -34,14 +34,14 @@ def test_markdown_holds_the_numbers(table):
     for row, (_, wanted) in zip(rows, shown.iterrows(), strict=True):
         assert row[head.index("NSE (pooled)")] == f"{wanted.nse:.3f}"
         assert row[head.index("NSE (site median)")] == f"{wanted.nse_site_median:.3f}"
-        assert row[head.index("hours")] == f"{wanted.n:,}"
+        assert row[head.index("values")] == f"{wanted.n:,}"
         assert ("not in training" in row[head.index("group")]) == (wanted.group == "ENF")
     assert "flag <= 0" in text and "8 lines without a scored hour" in text
 
 
 def test_any_table_of_scores_will_do():
     text = format_table(pd.DataFrame({"target": ["NEE"], "model": ["a"], "nse": [np.nan], "bias": [-0.5], "n": [10]}))
-    assert cells(text)[0] == ["target", "model", "NSE", "bias", "hours"]
+    assert cells(text)[0] == ["target", "model", "NSE", "bias", "values"]
     assert cells(text)[2] == ["NEE", "a", "–", "-0.500", "10"]
 
 

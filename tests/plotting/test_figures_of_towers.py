@@ -217,10 +217,11 @@ def test_scatter_has_the_rows_and_scores_of_evaluate(cube, predicted):
     axes = fc.plot_scatter(cube, predicted, by="igbp")
     names = {ax.get_title() for ax in axes}
     assert names == {f"{name} (1 site)" for name in np.unique(cube.igbp)}
-    total = sum(int(ax.texts[0].get_text().split("n = ")[1].replace(",", "")) for ax in axes)
+    total = sum(int(ax.texts[0].get_text().split("n = ")[1].split()[0].replace(",", "")) for ax in axes)
     assert total == int(scores.n)
     two = fc.plot_scatter(cube, {"one": predicted, "two": predicted * 1.1})
     assert [ax.get_title() for ax in two] == ["one", "two"]
+    assert {ax.collections[0].get_clim() for ax in two} == {ax.collections[0].get_clim() for ax in two[:1]}
     with pytest.raises(ConfigError, match="pass the predictions of one"):
         fc.plot_scatter(cube, {"one": predicted, "two": predicted}, by="igbp")
     with pytest.raises(UnknownNameError, match="NEE"):
@@ -243,6 +244,21 @@ def test_a_notebook_shows_figures_and_leaves_those_of_others_alone(cube, predict
         assert shown._repr_png_().startswith(b"\x89PNG")
     theirs = Figure().subplots()
     assert not hasattr(fc.plot_sites(cube, ax=theirs), "_repr_png_") and not hasattr(theirs.figure, "_repr_png_")
+
+
+def test_rows_outside_the_axes_of_a_scatter_are_counted(cube, predicted):
+    far = predicted.copy(deep=True)
+    far["NEE"][0, 0] = 1e4
+    (ax,) = fc.plot_scatter(cube, far, target="NEE")
+    shown, total = int(ax.collections[0].get_array().sum()), int(fc.evaluate(cube, far).n.sel(target="NEE"))
+    assert 0 < total - shown < 20 and f"n = {total:,} ({total - shown} not shown)" in ax.texts[0].get_text()
+
+
+def test_towers_without_a_value_are_named(cube):
+    values = pd.Series([0.5, 0.25, np.nan], cube.site.values[:3])
+    texts = fc.plot_sites(cube.isel(site=[0, 1, 2]), by=values).get_legend().get_texts()
+    assert [text.get_text() for text in texts] == ["no value"]
+    assert fc.plot_sites(cube.isel(site=[0, 1]), by=values[:2]).get_legend() is None
 
 
 def test_lines_of_a_scatter_are_named(cube, predicted):

@@ -222,7 +222,11 @@ def test_animation_shows_the_mean_diurnal_cycle(tmp_path):
 
     maps = example_maps(days=2).isel(time=slice(0, 48))
     cycle = mean_cycle(maps, clock="utc", min_coverage=0).isel(hour=[0, 6, 12])
-    path = animate_cycle(cycle, tmp_path / "day.gif", seconds=1.5, coast=False)
+    done = []
+    path = animate_cycle(
+        cycle, tmp_path / "day.gif", seconds=1.5, coast=False, progress=lambda *step: done.append(step[:2])
+    )
+    assert done == [(1, 3), (2, 3), (3, 3)]
     with Image.open(path) as gif:
         assert gif.n_frames == 3 and gif.info["duration"] == 500 and gif.info["loop"] == 0
         pictures = []

@@ -157,6 +157,7 @@ def test_europe_is_enlarged_where_it_has_many_towers(scores):
 def test_towers_without_a_score_are_hollow(scores):
     some = scores.assign(nse=scores.nse.where(scores.site != scores.site.iloc[0]))
     ax = plot_site_map(some, model="bad", target="NEE")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["no value"]
     assert len(ax.collections[-2].get_offsets()) == 1
 
 

@@ -182,3 +182,15 @@ def test_the_page_prints_on_white_with_all_of_a_long_table(open_page):
     assert not page.locator("nav").is_visible() and not page.locator("#tab-rows input.filter").is_visible()
     region = page.locator("#tab-rows .scroll")
     assert region.evaluate("e => e.scrollHeight <= e.clientHeight + 1")
+
+
+def test_figures_fit_a_phone_and_the_table_of_scores_fits_a_desktop(open_page):
+    wider = "found => found.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).length"
+    phone = open_page(390)
+    assert phone.locator(".picture svg").count() > 5
+    assert phone.locator(".picture").evaluate_all(wider) == 0
+    assert phone.locator(".picture svg").evaluate_all(
+        "found => found.every(e => e.getBoundingClientRect().right <= innerWidth)"
+    )
+    assert phone.locator("#tab-scores-nee .scroll").evaluate_all(wider) == 1  # it scrolls within its box
+    assert open_page(1400).locator("#tab-scores-nee .scroll").evaluate_all(wider) == 0

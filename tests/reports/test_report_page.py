@@ -13,14 +13,16 @@ from reported import MARKUP, noisy, reported_cube
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError, SchemaError, StoreError
+from fluxcube.reports.behaviour import density_section
 from fluxcube.reports.context import compute_section, driver_pairs, drivers_section
 from fluxcube.reports.evidence import evidence_of
 from fluxcube.reports.folds import training_of
 from fluxcube.reports.gather import gather
 from fluxcube.reports.html import inline_svg, script_json
 from fluxcube.reports.latex import latex_table
-from fluxcube.reports.paper import zero_shot_section
-from fluxcube.reports.scores import rows_section
+from fluxcube.reports.paper import paper_section, zero_shot_section
+from fluxcube.reports.scales import scales_section
+from fluxcube.reports.scores import rows_section, scores_section
 from fluxcube.reports.section import Column, Table, number, slug
 from fluxcube.reports.towers import leakage_section, page_data
 from fluxcube.samples.splits import Split
@@ -129,11 +131,12 @@ def test_a_scored_training_tower_is_reported():
     clean = evidence_of(cube, model, seen={"a": dict.fromkeys(sites, frozenset({"DE-Tha"}))}, draws=0)
     assert "No scored tower is a training tower" in leakage_section(clean).text[0]
     leak = evidence_of(cube, model, seen={"a": dict.fromkeys(sites, frozenset({sites[2]}))}, draws=0)
-    assert leakage_section(leak).text[0].startswith("Leakage: 1 scored towers")
+    assert leakage_section(leak).text[0].startswith("Leakage: models were trained on 1 tower ")
     unknown = evidence_of(cube, model, draws=0)
     assert "not known" in leakage_section(unknown).absent
     marked = {"a": model["a"].assign_coords(in_training=("site", [False, True, False, False]))}
-    assert leakage_section(evidence_of(cube, marked, draws=0)).text[0].startswith("Leakage: 1 scored towers")
+    found = leakage_section(evidence_of(cube, marked, draws=0))
+    assert found.text[0].startswith("Leakage: models were trained on 1 tower ")
 
 
 def test_zero_shot_towers_have_classes_without_training_towers():
@@ -294,7 +297,40 @@ def test_energy_follows_from_the_recorded_seconds():
     history = [{"epoch": 1, "seconds": 1800.0}, {"epoch": 2, "seconds": 3600.0}]
     records = {"a": [{"history": history, "versions": {"torch": "2"}}, {"history": [{"trees": 5}]}]}
     section = compute_section(evidence_of(cube, {"a": noisy(cube, 1.0, 0)}, records=records, draws=0))
-    row = section.tables[0].data.iloc[0]
-    assert (row["runs"], row["timed"], row["hours"]) == (2, 1, 1.0)
-    assert row["energy"] == pytest.approx(0.015)
+    (table,) = section.tables
+    assert table.cells()[0][:5] == ["a", "2", "1", "60", "15"]
+    assert [c.heading for c in table.columns[3:5]] == ["time of training (minutes)", "energy, estimate (Wh)"]
     assert any("estimate" in text for text in section.text)
+
+
+@pytest.mark.parametrize(
+    "seconds, expected, units", [(2.0, ["0.0333", "0.0083"], "Wh"), (1e6, ["278", "4.2"], "kWh"), (0, ["–", "–"], "Wh")]
+)
+def test_energy_has_units_that_fit_the_time_of_training(seconds, expected, units):
+    cube = reported_cube(sites=2, days=8)
+    records = {"a": [{"history": [{"seconds": seconds}]}]}
+    table = compute_section(evidence_of(cube, {"a": noisy(cube, 1.0, 0)}, records=records, draws=0)).tables[0]
+    assert table.cells()[0][3:5] == expected
+    assert table.columns[4].heading.endswith(f"({units})")
+
+
+@pytest.mark.parametrize("sites, found", [(2, False), (6, True)])
+def test_intervals_are_mentioned_where_there_are_some(sites, found):
+    cube = reported_cube(sites=sites, days=12)
+    models = {"a": noisy(cube, 1.0, 0), "b": noisy(cube, 2.0, 1)}
+    evidence = evidence_of(cube, models, draws=100, against="a")
+    scores, paper = scores_section(evidence), paper_section(evidence)
+    captions = {figure.name: figure.caption for figure in (*scores.figures, *paper.figures)}
+    for name in ("differences-nee", "paper-3-nee", "paper-4-nee"):
+        assert ("95 % intervals" in captions[name]) == found
+    for section in (scores, scales_section(evidence)):
+        assert section.text[-1].startswith("Brackets contain 95 %" if found else "There are no intervals")
+    assert "NSE" not in captions["paper-4-nee"]  # it shows the RMSE only
+
+
+def test_a_density_without_all_models_says_so():
+    cube = reported_cube(sites=2, days=12)
+    models = {"a": noisy(cube, 1.0, 0), "b": noisy(cube, 2.0, 1)}
+    assert "the model with the highest NSE" in density_section(evidence_of(cube, models, draws=0)).text[-1]
+    one = density_section(evidence_of(cube, {"a": models["a"]}, draws=0))
+    assert not any("the model with the highest NSE" in text for text in one.text)

@@ -19,6 +19,7 @@ from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.readers import reader_of
+from fluxcube.tabletext import counted
 
 Progress = Callable[[int, int, str], None]
 
@@ -135,7 +136,7 @@ def format_inspection(table: pd.DataFrame, *, max_files: int | None = 10) -> str
 
 def _summary(used: pd.DataFrame) -> str:
     """Return a sentence on what a build uses."""
-    text = f"{used.site.nunique()} sites in {len(used)} archives will be used"
+    text = f"{counted(used.site.nunique(), 'site')} in {counted(len(used), 'archive')} will be used"
     if not len(used):
         return f"{text}."
     known, years, estimated = 0, set(), False
@@ -144,8 +145,8 @@ def _summary(used: pd.DataFrame) -> str:
             years |= {(row["site"], year) for year in range(span[0], span[1] + 1)}
             estimated |= bool(pd.isna(row["last_year"]))
             known += 1
-    parts = [f"{'about ' if estimated else ''}{len(years)} site-years"] if known else []
-    parts += [f"the years of {len(used) - known} archives are unknown"] if known < len(used) else []
+    parts = [f"{'about ' if estimated else ''}{counted(len(years), 'site-year')}"] if known else []
+    parts += [f"the years of {counted(len(used) - known, 'archive')} are unknown"] if known < len(used) else []
     if used.rows.notna().any():
         parts.append(f"about {int(used.rows.fillna(0).sum()):,} rows")
     return f"{text}: {', '.join(parts)}. '~' marks estimates from part of each file."

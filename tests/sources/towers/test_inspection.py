@@ -90,6 +90,7 @@ def test_the_text_has_a_line_a_site_a_summary_and_every_reason(folder):
     assert "2 sites in 2 archives will be used" in text and "4 ignored" in text
     assert all(why in text for why in table[~table.used].why) and all(path in text for path in table[~table.used].path)
     assert "and 1 more" in format_inspection(inspect_raw([folder, folder]).assign(why="same"), max_files=3)
+    assert "1 site in 1 archive will be used: 2 site-years" in format_inspection(table[table.site == "XX-One"])
     assert "0 sites" in format_inspection(inspect_raw([]))
 
 
@@ -112,7 +113,7 @@ def test_unknown_places_clocks_and_years_are_no_numbers(tmp_path):
     assert "2 sites in 2 archives will be used: about 3 site-years, about 96 rows" in text
     assert re.search(r"XX-Ico .*FLUXNET +\d{4}-~\d{4} ", text)
     (tmp_path / NAME.format("XX-One")).unlink()
-    assert "about 1 site-years" in format_inspection(inspect_raw(tmp_path))
+    assert "about 1 site-year," in format_inspection(inspect_raw(tmp_path))
     (tmp_path / "sites.csv").unlink()
     assert "0 sites in 0 archives will be used.\n" in format_inspection(inspect_raw(tmp_path))
     assert "0 site-years" not in format_inspection(inspect_raw(tmp_path))
@@ -129,8 +130,8 @@ def test_site_years_are_estimated_where_names_state_none_and_counted_once():
     ]
     table = pd.DataFrame(rows).astype({"first_year": "Int64", "last_year": "Int64", "rows": "Int64"})
     text = format_inspection(table)
-    assert "about 13 site-years, the years of 1 archives are unknown, about 262,980 rows" in text
-    assert "the years of 1 archives are unknown." in format_inspection(table[table.site == "XX-Old"])
+    assert "about 13 site-years, the years of 1 archive are unknown, about 262,980 rows" in text
+    assert "the years of 1 archive are unknown." in format_inspection(table[table.site == "XX-Old"])
 
 
 def test_inspect_describes_a_site_as_a_build_uses_it(tmp_path):
