@@ -121,20 +121,23 @@ def towers(seed: int, quick: bool = False) -> tuple[Tower, ...]:
     entries = [line.split() for line in _TOWERS.strip().splitlines()]
     if quick:
         entries = [entry for entry in entries if entry[1] in _QUICK_CLASSES and entry[0] not in _QUICK_LEFT_OUT]
-    return tuple(_tower(seed, entry, quick) for entry in entries)
+    latitude, longitude = (np.array([float(entry[column]) for entry in entries]) for column in (2, 3))
+    height = elevation(seed, latitude, longitude).round(0)
+    # The weather of all places together is as fast as that of one: most of its time is that of waves in time.
+    climates = koppen(*monthly_climate(seed, latitude, longitude), latitude)
+    return tuple(_tower(*of_tower, quick) for of_tower in zip(entries, height, climates, strict=True))
 
 
-def _tower(seed: int, entry: list[str], quick: bool) -> Tower:
+def _tower(entry: list[str], height: float, climate: str, quick: bool) -> Tower:
     site, igbp, latitude, longitude, offset, networks, minutes = entry
     published = tuple(_publication(text, quick) for text in networks.split(","))
-    place = np.array([float(latitude)]), np.array([float(longitude)])
     return Tower(
         site=site,
         latitude=float(latitude),
         longitude=float(longitude),
-        elevation=float(elevation(seed, *place)[0].round(0)),
+        elevation=float(height),
         igbp=igbp,
-        koppen=str(koppen(*monthly_climate(seed, *place), place[0])[0]),
+        koppen=str(climate),
         utc_offset=float(offset),
         step_minutes=int(minutes),
         years=(min(p[1] for p in published), max(p[2] for p in published)),
