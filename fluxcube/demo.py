@@ -334,7 +334,7 @@ def _ecoperceiver(quick: bool) -> tuple[EcoPerceiverConfig, TrainingConfig]:
 
     config = replace(EcoPerceiverConfig.small(), frequencies=4, summary=128)
     training = TrainingConfig(
-        epochs=2, windows_per_epoch=10500, batch_size=16, warmup_epochs=0.25, ema=0.995, keep="last", val_windows=512
+        epochs=2, windows_per_epoch=13000, batch_size=16, warmup_epochs=0.25, ema=0.995, keep="last", val_windows=512
     )
     return config, replace(training, epochs=1, windows_per_epoch=400, val_windows=200) if quick else training
 
