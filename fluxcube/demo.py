@@ -23,7 +23,7 @@ from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.forcing import open_forcing
 from fluxcube.cubes.forcing_store import write_forcing
-from fluxcube.errors import ConfigError, MissingPackageError, StoreError, missing_package, to_type
+from fluxcube.errors import ConfigError, MissingPackageError, StoreError, missing_package, overwrite_option, to_type
 from fluxcube.evaluation.report import format_table, write_report
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
@@ -280,14 +280,18 @@ def _prepare(out: Path, seed: int, quick: bool, overwrite: bool) -> None:
     """Make the folder, or replace that of an earlier demo if `overwrite` is set."""
     if out.exists() and any(out.iterdir()):
         if not (out / _MARK).is_file():
-            raise StoreError(f"{out} exists and was not written by a demo: choose another folder with --out.")
+            raise StoreError(f"{out} exists and was not written by a demo: {_elsewhere()}.")
         if not overwrite:
             raise StoreError(
-                f"{out} contains an earlier demo: replace it with --overwrite, or choose another folder with --out."
+                f"{out} contains an earlier demo: replace it with {overwrite_option()}, or {_elsewhere()}."
             )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).write_text(json.dumps({"seed": seed, "quick": quick}), "utf-8")
+
+
+def _elsewhere() -> str:
+    return f"choose another folder with {to_type(python='out=', shell='--out')}"
 
 
 def _cube(out: Path, log: Callable[[str], object], progress: Callable | None) -> xr.Dataset:

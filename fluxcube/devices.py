@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fluxcube.errors import ConfigError, DeviceError
+from fluxcube.errors import ConfigError, DeviceError, to_type
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,8 @@ def own_card(count: int) -> int:
 
 def _why_no_card() -> str:
     """Return why torch finds no card, and what to do."""
-    instead = "or pass device='cpu' (--device cpu)"
+    option = to_type(python="device='cpu'", shell="--device cpu")
+    instead = f"or pass {option}"
     try:
         import torch
     except ModuleNotFoundError:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from fluxcube.cubes.layout import Place
 from fluxcube.cubes.surface_layout import SOURCE_ATTRS, in_order
-from fluxcube.errors import SourceError, unknown
+from fluxcube.errors import SourceError, to_type, unknown
 from fluxcube.schema import SURFACE_DIMS
 from fluxcube.sources.modis.surface_checks import distance_km
 from fluxcube.sources.modis.surface_observations import scale_fault
@@ -348,7 +348,7 @@ def find_series(
                 f"surface reflectance of {site}: its series is of {named.latitude:.4f}, {named.longitude:.4f}, "
                 f"{km:.1f} km from the tower at {float(place['latitude']):.4f}, {float(place['longitude']):.4f}; "
                 f"expected at most {max_distance_km:g} km: use the series of the tower, or accept it with "
-                "max_distance_km= (--max-distance-km)."
+                f"{to_type(python='max_distance_km=', shell='--max-distance-km')}."
             )
         return named, ""
     others = list(series.values())

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import requests
 
-from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package
+from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package, to_type
 from fluxcube.fetch.addresses import hide_credentials, public_text
 from fluxcube.fetch.answers import MALFORMED, clock_hint
 from fluxcube.fetch.control import check_stop, pause
@@ -253,7 +253,7 @@ def _account_error(text: str) -> CredentialsError:
     return CredentialsError(
         f"Earth Engine does not accept this computer's account ({_shown(text)}): open an account and a project on "
         f"{_SIGN_UP}, run `earthengine authenticate`, which writes ~/.config/earthengine/credentials, and pass the "
-        "project (--project, or EARTHENGINE_PROJECT)."
+        f"project ({to_type(python='project=', shell='--project')}, or EARTHENGINE_PROJECT)."
     )
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, missing_package
+from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, missing_package, to_type
 from fluxcube.fetch import http
 from fluxcube.fetch.addresses import credentials_in, hidden, hide_credentials, public, public_text
 from fluxcube.fetch.answers import MALFORMED, clock_hint, snippet
@@ -169,8 +169,9 @@ class DataStore:
             if waited >= self.timeout:
                 raise FetchError(
                     f"request {remote.request_id} is {status} after {duration_text(self.timeout)}: the queue of the "
-                    f"CDS is long. It stays there ({self.pages}/requests): run the same command later, which finds it "
-                    "again, or wait longer with --timeout-hours."
+                    f"CDS is long. It stays there ({self.pages}/requests): "
+                    f"{to_type(python='call fetch again', shell='run the same command')} later, which finds it again, "
+                    f"or wait longer with {to_type(python='timeout_hours=', shell='--timeout-hours')}."
                 )
             _log.debug("request %s is %s", remote.request_id, status)
             pause(seconds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from fluxcube.errors import ConfigError, missing_package, unknown
+from fluxcube.errors import ConfigError, missing_package, to_type, unknown
 from fluxcube.fetch.era5_cloud import copy, plan_copy
 from fluxcube.fetch.era5_regions import region_box
 from fluxcube.fetch.era5_request import (
@@ -62,16 +62,19 @@ class Order:
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.region, self.bbox, self.at_sites)) != 1:
-            raise ConfigError("pass one of region, bbox and at_sites (--region, --bbox, --at-sites).")
+            names = to_type(python="region, bbox and at_sites", shell="--region, --bbox and --at-sites")
+            raise ConfigError(f"pass one of {names}.")
         if self.model is not None and self.variables is not None:
-            raise ConfigError("pass either a model or variables (--model or --variables), not both.")
+            names = to_type(python="model= or variables=", shell="--model or --variables")
+            raise ConfigError(f"pass either {names}, not both.")
         if self.data_format not in SUFFIX:
             raise ConfigError(f"data_format must be 'netcdf' or 'grib', found {self.data_format!r}.")
         _check_source(self.source, self.product)
         if self.source != CDS and self.at_sites is not None:
             raise ConfigError("the sites of a cube are fetched from the CDS: leave out source, or pass a box.")
         if self.years is None and self.at_sites is None:
-            raise ConfigError("pass years, such as 2018 or 2018-2020 (--years).")
+            example = to_type(python="years='2018-2020'", shell="--years 2018-2020")
+            raise ConfigError(f"pass years, such as {example}.")
         object.__setattr__(self, "years", parse_years(self.years))
 
 
@@ -83,7 +86,10 @@ def _check_source(source: str, product: Product) -> None:
         raise unknown("source of ERA5", source, (CDS, *STORES))
     if source.endswith(ERA5_LAND.name) != (product.name == ERA5_LAND.name):
         right = [name for name in STORES if name.endswith(ERA5_LAND.name) == (product.name == ERA5_LAND.name)]
-        raise ConfigError(f"{source} does not have {product.title}: pass {' or '.join((CDS, *right))} (--source).")
+        raise ConfigError(
+            f"{source} does not have {product.title}: "
+            f"pass {to_type(python='source=', shell='--source ')}{' or '.join((CDS, *right))}."
+        )
 
 
 @dataclass(frozen=True)
@@ -367,9 +373,10 @@ def _site_places(order: Order, today: date) -> tuple[list[tuple[Place, list[int]
     sites, notes = find_sites(order.at_sites)
     chosen = parse_years(order.years)
     if chosen is None and any(site.years is None for site in sites):
+        example = to_type(python="years='2015-2018'", shell="--years 2015-2018")
         raise ConfigError(
-            "years: the sites have no years of their own: pass years (--years 2015-2018), or a table with columns "
-            "first_year and last_year."
+            f"years: the sites have no years of their own: pass {example}, or a table with columns first_year and "
+            "last_year."
         )
     places = []
     for site in sites:

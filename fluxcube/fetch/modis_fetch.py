@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Protocol
 
-from fluxcube.errors import ConfigError, unknown
+from fluxcube.errors import ConfigError, to_type, unknown
 from fluxcube.fetch import appeears, earthdata, earthengine, planetary
 from fluxcube.fetch.items import Plan
 from fluxcube.fetch.modis_places import find_places
@@ -141,7 +141,8 @@ def modis(
     if every < 1 or jobs < 1 or not wait_hours > 0:
         raise ConfigError(f"every, jobs and wait_hours must be positive, found {every}, {jobs} and {wait_hours}.")
     if series and at_sites is None:
-        raise ConfigError("series: a table of pixels needs sites; pass at_sites (--at-sites).")
+        sites = to_type(python="at_sites=", shell="--at-sites")
+        raise ConfigError(f"series: a table of pixels needs sites; pass {sites}.")
     request = Request(
         folder=Path(out),
         products=chosen,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube.cubes.chips import chip_index
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, to_type
 from fluxcube.fetch.items import file_names, request_key
 from fluxcube.fetch.periods import Box, Years, parse_box, parse_years
 from fluxcube.fetch.sites import Site, SiteChoice, find_sites
@@ -124,14 +124,18 @@ def find_places(
     passed = [name for name, value in (("at_sites", at_sites), ("bbox", bbox), ("tiles", tiles)) if value is not None]
     if len(passed) != 1:
         raise ConfigError(
-            f"expected one of at_sites, bbox and tiles, found {' and '.join(passed) or 'none'}: pass a cube or table "
-            "of sites (--at-sites), west,south,east,north (--bbox), or tiles such as h18v04 (--tiles)."
+            f"expected one of at_sites, bbox and tiles, found {' and '.join(passed) or 'none'}: pass "
+            + to_type(
+                python="at_sites=(a cube or table of sites), bbox=(west, south, east, north), or tiles=['h18v04'].",
+                shell="--at-sites CUBE_OR_TABLE, --bbox WEST,SOUTH,EAST,NORTH, or --tiles h18v04.",
+            )
         )
     selected = parse_years(years, _FIRST_YEAR, _this_year())
     if at_sites is not None:
         return _site_places(at_sites, selected)
     if selected is None:
-        raise ConfigError("years: expected years such as 2018 or 2015-2018, found none: pass them (--years).")
+        example = to_type(python="years='2015-2018'", shell="--years 2015-2018")
+        raise ConfigError(f"years: expected years, found none: pass for example {example}.")
     if bbox is not None:
         windows = _bbox_windows(bbox, selected)
     else:
@@ -208,9 +212,10 @@ def _site_places(at_sites: SiteChoice, selected: tuple[int, ...] | None) -> Plac
     names = file_names(site.name for site in sites)
     without = [site.name for site in sites if not _selected(site.years, selected)]
     if selected is None and any(site.years is None for site in sites):
+        example = to_type(python="years='2015-2018'", shell="--years 2015-2018")
         raise ConfigError(
-            "years: the sites have no years of their own: pass years (--years 2015-2018), or a table with columns "
-            "first_year and last_year."
+            f"years: the sites have no years of their own: pass {example}, or a table with columns first_year and "
+            "last_year."
         )
     if without:
         which = f"{', '.join(without[:10])}{', ...' if len(without) > 10 else ''}"

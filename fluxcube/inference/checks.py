@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.products import ARRAYS, check_bias, product_record, record_names
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, to_type
 from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.surface import static_feature
@@ -53,26 +53,35 @@ def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec, 
     """
     absent = tuple(absent)
     if absent and not allow_missing:
+        without = to_type(
+            python="predictors=, static=, bands=(), surface=()",
+            shell="--predictors, --static, --no-chips, --surface ''",
+        )
+        accept = to_type(python="allow_missing=True", shell="--allow-missing")
         raise ConfigError(
             f"the model was trained on {', '.join(absent)}, which the {kind} lacks: add files that have them"
-            f"{_advice(absent, spec, kind)}, train without them (--predictors, --static, --no-chips, --surface ''), or "
-            "treat them as missing (allow_missing, --allow-missing), which costs skill."
+            f"{_advice(absent, spec, kind)}, train without them ({without}), or "
+            f"treat them as missing ({accept}), which costs skill."
         )
 
 
 def _advice(absent: tuple[str, ...], spec: FeatureSpec, kind: str = "forcing") -> str:
     """Return which options and functions add the inputs that are absent, where they are not weather."""
     opener = {"forcing": "open_forcing", "cube": "build_carbonsense"}[kind]
+
+    def option(name: str) -> str:
+        return to_type(python=f"{opener}({name}=)", shell=f"--{name.replace('_', '-')}")
+
     bands = any(name.startswith("band ") for name in absent)
     columns = any(name in spec.surface or static_feature(name) for name in absent)
-    advice = [f"chips: {opener}(modis=), --modis"] if bands and "modis" in spec.satellite_arrays else []
+    advice = [f"chips: {option('modis')}"] if bands and "modis" in spec.satellite_arrays else []
     if any(f"of {kind.array}" in name for kind in spec.images for name in absent):
         advice.append(f"images: fluxcube.add_images on the {kind}")
         bands = any(f"band {name}" in absent for name in spec.bands)
     if columns or (bands and "modis" not in spec.satellite_arrays):
-        advice.append(f"surface reflectance: {opener}(surface=), --surface")
+        advice.append(f"surface reflectance: {option('surface')}")
     if "igbp" in absent:
-        advice.append("igbp: open_forcing(land_cover=), --land-cover or --igbp")
+        advice.append("igbp: " + to_type(python="open_forcing(land_cover=)", shell="--land-cover or --igbp"))
     if own := [name for name in absent if name in declared()]:
         advice.append(f"{', '.join(own)}: fluxcube.add_predictor({kind}, {own[0]!r}, ...)")
     return f" ({'; '.join(advice)})" if advice else ""
@@ -163,11 +172,16 @@ def _compare_products(
 ) -> list[tuple[int, str]]:
     """Refuse two products of an array that differ, or return a log message on them, or on one that is unknown ("")."""
     if trained and mapped and trained != mapped and not allowed:
-        remedy = {"modis": "--no-chips", "surface": "surface=()"}.get(array, "images=()")
+        remedies = {
+            "modis": to_type(python="bands=()", shell="--no-chips"),
+            "surface": to_type(python="surface=()", shell="--surface ''"),
+        }
+        remedy = remedies.get(array, "images=()")
+        accept = to_type(python="allow_other_product=True", shell="--allow-other-product")
         raise ConfigError(
             f"the model was trained on {trained}, and the reflectance of the data ({array}) is {mapped}: use the same "
-            f"product, train without reflectance ({remedy}), or accept the difference (allow_other_product, "
-            "--allow-other-product), which the maps record; fluxcube.product_bias reports how far products differ."
+            f"product, train without reflectance ({remedy}), or accept the difference ({accept}), which the "
+            "maps record; fluxcube.product_bias reports how far products differ."
         )
     if not trained or not mapped:
         note = (

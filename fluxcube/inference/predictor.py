@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluxcube.devices import deterministic
-from fluxcube.errors import CheckpointError, ConfigError, unknown
+from fluxcube.errors import CheckpointError, ConfigError, to_type, unknown
 from fluxcube.inference.devices import PRECISIONS, matrix_precision
 from fluxcube.inference.embedding import tower_embeddings
 from fluxcube.inference.moved import card_of
@@ -318,7 +318,8 @@ class Predictor:
         std = tuple(f"{name}_std" for name in self.calibrated)
         spread = tuple(f"{name}_spread" for name in self.spec.targets if "spread" in self.quantities)
         if uncertainty == "spread" and not spread:
-            raise ConfigError("this model has no spread, since it has no members: train several seeds (--seeds).")
+            several = to_type(python="fit(seeds=5)", shell="--seeds 5")
+            raise ConfigError(f"this model has no spread, since it has no members: train several seeds ({several}).")
         if uncertainty == "std" and not std:
             raise ConfigError(self.why_uncalibrated(self.spec.targets))
         if not std and not spread:

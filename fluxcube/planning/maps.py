@@ -15,7 +15,7 @@ from dask.system import CPU_COUNT
 
 from fluxcube.cards import card
 from fluxcube.cubes.forcing import Forcing, as_forcing
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, to_type
 from fluxcube.fetch.items import duration_text, size_text
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.loading import AnyModel, as_predictor
@@ -462,7 +462,8 @@ def _notes(plan: MapPlan) -> list[str]:
             "their time may differ from that of others; check the forcing there."
         )
     if len(plan.sample.tasks) == 1:
-        notes.append("the sample is one task, which shows no range; --sample-tasks 6 or more is better.")
+        more = to_type(python="sample_tasks=6", shell="--sample-tasks 6")
+        notes.append(f"the sample is one task, which shows no range; {more} or more is better.")
     if not plan.sample.gpu:
         notes.append("the sample was computed on a CPU; on a machine with a GPU, GPU-hours are measured.")
     return notes

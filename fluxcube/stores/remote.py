@@ -21,7 +21,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
-from fluxcube.errors import StoreError, missing_package
+from fluxcube.errors import StoreError, missing_package, to_type
 from fluxcube.stores.manifest import (
     LEDGER,
     MANIFEST,
@@ -230,7 +230,7 @@ class RemoteStore(FsspecStore):
     def _removed(self) -> StoreError:
         return StoreError(
             f"{self.url}: the state that was opened has been replaced and removed since; open the store again, and "
-            "write with keep=True (--keep) if readers must be able to finish."
+            f"write with {to_type(python='keep=True', shell='--keep')} if readers must be able to finish."
         )
 
 

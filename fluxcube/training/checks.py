@@ -113,9 +113,10 @@ def check_sides(
     )
     if registry.by_descent(model) and (training.keep == "best" or training.patience):
         needs = "patience" if training.patience else "keep='best'"
+        last = to_type(python="TrainingConfig(keep='last')", shell="--set training.keep=last")
         raise SplitError(
-            f"the split leaves a side empty: {found}, which {needs} needs: pass a split that has some, or keep='last' "
-            "(--set training.keep=last) without patience."
+            f"the split leaves a side empty: {found}, which {needs} needs: pass a split that has some, or "
+            f"{last} without patience."
         )
     log.warning("the split leaves a side empty: %s, so that nothing is validated", found)
 

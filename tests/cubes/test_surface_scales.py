@@ -77,5 +77,5 @@ def test_all_views_of_a_daily_product_need_flags(series):
 
 def test_tables_in_a_folder_of_chips_are_named_with_their_option(tmp_path):
     (tmp_path / "towers-MOD09GA-061-results.csv").write_text("ID,red\n", "utf-8")
-    with pytest.raises(SourceError, match=r"no MODIS raster in .*Tables of reflectance are read with .*--surface"):
+    with pytest.raises(SourceError, match=r"no MODIS raster in .*Tables of reflectance are read with surface="):
         list_rasters(tmp_path, products=("MCD43A4",))

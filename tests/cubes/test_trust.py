@@ -100,7 +100,7 @@ def test_a_contradiction_leaves_the_site_out_unless_it_is_trusted(tmp_path, name
     raw = write(tmp_path / "raw", **TURNED[name])
     write(raw, "US-Bbb")
     report = build_carbonsense(raw, tmp_path / "c.zarr")
-    assert report.sites == ("US-Bbb",) and f"--trust {name}" in report.left_out["US-Aaa"]
+    assert report.sites == ("US-Bbb",) and f"trust=('{name}',)" in report.left_out["US-Aaa"]
     table = inspect_raw(raw).set_index("site")
     assert not table.used["US-Aaa"] and f"trust=('{name}',)" in table.why["US-Aaa"] and table.used["US-Bbb"]
     with pytest.raises(SourceError, match=f"trust=.'{name}'"):

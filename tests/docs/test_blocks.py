@@ -10,15 +10,7 @@ from doc_world import build, clear, made_by, shorten
 from once import make_once
 
 PAGES = {page.relative_to(ROOT).as_posix(): blocks(page) for page in pages()}
-#: Pages whose blocks are compared with the interface, and not run here yet: the start repeats README and takes 45 s,
-#: the report 40 s. A page whose blocks run, in a short time, leaves this list.
-NOT_YET = {
-    "docs/forcing.md",
-    "docs/report.md",
-    "docs/start.md",
-    "docs/training.md",
-}
-RUN = [name for name, found in PAGES.items() if name not in NOT_YET and any(one.reason is None for one in found)]
+RUN = [name for name, found in PAGES.items() if any(one.reason is None for one in found)]
 
 
 @pytest.fixture
@@ -55,7 +47,6 @@ def test_reasons_come_from_the_list():
     every = [block for found in PAGES.values() for block in found]
     unknown = [f"{b.where}: {b.reason}" for b in every if b.reason and not b.reason.startswith(REASONS)]
     assert unknown == [], f"known reasons: {', '.join(REASONS)}"
-    assert set(PAGES) >= NOT_YET
     count = sum(block.reason is None for name in RUN for block in PAGES[name])
     assert count >= 15, f"{count} of {len(every)} blocks are run"
 

@@ -443,7 +443,7 @@ def test_a_cube_is_scored_at_the_listed_sites_with_local_days_and_all_values(cub
     assert site[0] == cube.time.values[0].astype("datetime64[s]") + np.timedelta64(offset, "h")
     notes = " ".join(scores.notes)
     assert "mine was trained on 1 of the test sites (AU-DaS)" in notes and "lack it: ET" in notes
-    assert "--split benchmark:fluxtrapolation/TA40" in notes
+    assert "split='benchmark:fluxtrapolation/TA40'" in notes
 
 
 def test_units_are_converted_and_lazy_data_give_the_same(cube):

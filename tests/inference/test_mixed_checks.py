@@ -40,7 +40,7 @@ def test_another_product_is_logged_once_and_the_products_of_all_members_are_reco
         "the model was trained on MOD09GA, and is used with MCD43A4 as allowed"
     ]
     different = members(a={"satellite_product": "MCD43A4"}, b={"satellite_product": "MOD09GA"})
-    with pytest.raises(ConfigError, match=r"MOD09GA.*--allow-other-product"):
+    with pytest.raises(ConfigError, match=r"MOD09GA.*allow_other_product=True"):
         check_product(different, forcing, False)
     assert check_product(different, forcing, True) == {
         "satellite_product": "MCD43A4",
@@ -59,7 +59,7 @@ def test_other_timing_than_that_of_any_member_is_logged(forcing, caplog):
 
 def test_absent_inputs_are_either_refused_or_logged(forcing, caplog):
     fewer = forcing.drop_sel(variable="VPD")
-    with caplog.at_level(logging.WARNING), pytest.raises(ConfigError, match=r"trained on VPD, .*--surface ''"):
+    with caplog.at_level(logging.WARNING), pytest.raises(ConfigError, match=r"trained on VPD, .*surface=\(\)"):
         upscale(fake(), fewer)
     assert "masked" not in caplog.text
     upscale(fake(), fewer, allow_missing=True)

@@ -13,7 +13,7 @@ from inference_fakes import chunked, fake
 import fluxcube as fc
 from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_features
 from fluxcube.cubes.forcing_daily import daily_forcing
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, from_shell
 from fluxcube.inference.checks import _advice
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.towers import predict
@@ -176,12 +176,12 @@ def test_a_forcing_without_reflectance_is_refused_with_what_to_pass(forcing):
     predictor = MODELS["columns and percentiles"]
     plain = forcing.drop_dims(["surface_day", "surface_band", "statistic"])
     with pytest.raises(
-        ConfigError, match=r"trained on NDVI, LSWI.*\(surface reflectance: .*--surface\).*--allow-missing"
+        ConfigError, match=r"trained on NDVI, LSWI.*\(surface reflectance: .*\(surface=\)\).*allow_missing=True"
     ):
         upscale(predictor, plain)
-    with pytest.raises(ConfigError, match=r"trained on band red.*\(surface reflectance: .*--surface\)"):
+    with pytest.raises(ConfigError, match=r"trained on band red.*\(surface reflectance: .*\(surface=\)\)"):
         upscale(MODELS["band tokens of one pixel"], plain)
-    with pytest.raises(ConfigError, match=r"trained on band red.*\(chips: .*--modis\)"):
+    with pytest.raises(ConfigError, match=r"trained on band red.*\(chips: .*\(modis=\)\)"):
         upscale(fake(), plain)
     masked = upscale(predictor, plain, allow_missing=True, applicability=False)
     assert "NDVI_P10" in masked.attrs["masked_predictors"] and np.isfinite(masked.NEE[20, 1:]).all()
@@ -189,9 +189,7 @@ def test_a_forcing_without_reflectance_is_refused_with_what_to_pass(forcing):
     with pytest.raises(ConfigError, match=r"trained on LSWI, which the forcing lacks"):
         upscale(predictor, without)
     cube = towers(forcing)
-    refusal = (
-        r"trained on NDVI, LSWI.*the cube lacks.*\(surface reflectance: build_carbonsense\(surface=\), --surface\)"
-    )
+    refusal = r"trained on NDVI, LSWI.*the cube lacks.*\(surface reflectance: build_carbonsense\(surface=\)\)"
     with pytest.raises(ConfigError, match=refusal):
         predict(predictor, cube.drop_dims(["surface_day", "surface_band", "statistic"]))
     with pytest.raises(ConfigError, match=r"trained on LSWI, which the cube lacks"):
@@ -212,7 +210,7 @@ def recorded(product, collection=""):
 
 def test_another_product_of_surface_reflectance_is_refused(forcing, caplog):
     other = forcing.assign(surface=forcing.surface.assign_attrs(product="MCD43A4"))
-    message = r"trained on MOD09GA.*\(surface\) is MCD43A4.*--allow-other-product.*product_bias"
+    message = r"trained on MOD09GA.*\(surface\) is MCD43A4.*allow_other_product=True.*product_bias"
     with pytest.raises(ConfigError, match=message):
         upscale(recorded("MOD09GA"), other)
     with pytest.raises(ConfigError, match=message):
@@ -339,5 +337,7 @@ def test_embeddings_of_cells_see_the_reflectance_that_towers_see(tmp_path):
 def test_an_absent_class_names_the_options_that_add_it():
     spec = FeatureSpec(predictors=("TA",), static=("igbp",), igbp_classes=("GRA",), targets=("NEE",))
     advice = _advice(("igbp",), spec)
-    assert advice == " (igbp: open_forcing(land_cover=), --land-cover or --igbp)"
+    assert advice == " (igbp: open_forcing(land_cover=))"
+    with from_shell():
+        assert _advice(("igbp",), spec) == " (igbp: --land-cover or --igbp)"
     assert _advice(("TA",), spec) == ""

@@ -172,7 +172,7 @@ def test_only_land_cells_reach_the_model(forcing):
 
 def test_missing_predictors_are_masked_and_named(forcing):
     few = forcing.sel(variable=["VPD", "TOD", "TA"]).sel(band=["nir"])
-    with pytest.raises(ConfigError, match=r"trained on DOY, SW_IN, band red, which.*allow-missing"):
+    with pytest.raises(ConfigError, match=r"trained on DOY, SW_IN, band red, which.*allow_missing=True"):
         upscale(fake(), few)
     maps = upscale(fake(), few, allow_missing=True)
     assert maps.attrs["masked_predictors"] == "DOY, SW_IN, band red"

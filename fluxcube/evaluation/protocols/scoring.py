@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, to_type
 from fluxcube.evaluation.protocols import carbonfluxbench, carbonsense, fluxtrapolation
 from fluxcube.evaluation.protocols.definitions import Protocol, find_protocol
 from fluxcube.evaluation.protocols.rows import (
@@ -232,10 +232,12 @@ def _notes(
     for model, several in predicted.items():
         known = [] if protocol.in_time else _trained_on(several, sites)
         if known:
+            name = f"benchmark:{protocol.name}"
+            split = to_type(python=f"split={name!r}", shell=f"--split {name}")
             notes.append(
                 f"{model} was trained on {len(known)} of the test sites ({', '.join(known[:5])}"
-                f"{', ...' if len(known) > 5 else ''}): its scores are not scores of this protocol; train it on "
-                f"--split benchmark:{protocol.name}"
+                f"{', ...' if len(known) > 5 else ''}): its scores are not scores of this protocol; train it "
+                f"with {split}"
             )
     return notes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, to_type
 from fluxcube.sources.modis import earthengine, tiff
 from fluxcube.sources.modis.grid import PRODUCTS, Raster
 from fluxcube.sources.modis.layers import are_positions, find_bands, read_name
@@ -119,7 +119,11 @@ def list_rasters(source: RasterSource, *, products: Iterable[str] = ()) -> list[
             f"like {example}.A2019185.h18v04.061.2019194040325.hdf, or Earth Engine exports like "
             f"{example}_2019_07_04.tif."
             + (f" {len(listing.ignored)} other files were ignored, the first {first}." if first else "")
-            + (" Tables of reflectance are read with surface= (--surface)." if _has_tables(listing.ignored) else "")
+            + (
+                f" Tables of reflectance are read with {to_type(python='surface=', shell='--surface')}."
+                if _has_tables(listing.ignored)
+                else ""
+            )
         )
     if listing.ignored:
         log.warning("%d files in %s are ignored, the first %s", len(listing.ignored), _shown(source), first)

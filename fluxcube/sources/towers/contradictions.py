@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, to_type
 from fluxcube.humidity import saturation_vapour_pressure
 from fluxcube.variables import variable
 
@@ -187,9 +187,10 @@ def checked(
     found = {name: text for name, text in every.items() if name in requested}
     refused = [name for name in found if name not in trust]
     if refused:
+        accept = to_type(python=f"trust={tuple(refused)!r}", shell=" ".join(f"--trust {name}" for name in refused))
         raise SourceError(
             f"{where}: {'; '.join(found[name] for name in refused)}. Correct the column, or, if it is right, accept it "
-            f"with trust={tuple(refused)!r} (--trust {' --trust '.join(refused)})"
+            f"with {accept}"
         )
     doubts = [text for text in findings.doubts if text not in every.values()]
     return (*(f"{text}; accepted by trust" for text in found.values()), *doubts)

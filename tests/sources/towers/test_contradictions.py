@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fluxcube.errors import SourceError, UnknownNameError
+from fluxcube.errors import SourceError, UnknownNameError, from_shell
 from fluxcube.humidity import saturation_vapour_pressure
 from fluxcube.sources.towers.contradictions import checked, find_contradictions
 from fluxcube.sources.towers.oneflux import read_oneflux
@@ -76,6 +76,9 @@ def test_what_is_wrong_is_named_and_nothing_else(case):
     wrong = GOOD | {name: factor * GOOD[name] for name in names}
     assert found(wrong) == named
     with pytest.raises(SourceError, match=f"here: .*{sorted(named)[-1]}.*trust=") as raised:
+        checked(wrong, step_minutes=30, where="here")
+    assert all(f"'{name}'" in str(raised.value) for name in named)
+    with from_shell(), pytest.raises(SourceError) as raised:
         checked(wrong, step_minutes=30, where="here")
     assert all(f"--trust {name}" in str(raised.value) for name in named)
     notes = checked(wrong, step_minutes=30, where="here", trust=tuple(named))
