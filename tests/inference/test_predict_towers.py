@@ -80,7 +80,7 @@ def test_order_of_variables_does_not_matter(cube):
 
 def test_inputs_that_the_cube_lacks_are_refused_as_on_grids(cube, caplog):
     few = cube.drop_vars("modis").sel(variable=["DOY", "TOD", "TA"])
-    refusal = r"trained on SW_IN, VPD, band red.*the cube lacks.*build_carbonsense\(modis=\).*--allow-missing"
+    refusal = r"trained on SW_IN, VPD, band red.*the cube lacks.*build_carbonsense\(modis=\).*allow_missing=True"
     with pytest.raises(ConfigError, match=refusal):
         predict(fake(), few)
     pred = predict(fake(), few, allow_missing=True)

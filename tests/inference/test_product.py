@@ -54,7 +54,7 @@ def test_the_product_is_read_from_what_stores_of_every_version_say():
 
 def test_another_product_is_refused_and_recorded_where_it_is_allowed():
     days = daily_forcing(hours(**CHIP_ATTRS))
-    with pytest.raises(ConfigError, match=r"trained on MOD09GA.*data \(surface\) is MCD43A4.*--allow-other-product"):
+    with pytest.raises(ConfigError, match=r"trained on MOD09GA.*data \(surface\) is MCD43A4.*allow_other_product=True"):
         check_product(daily_model("MOD09GA"), days, False)
     allowed = check_product(daily_model("MOD09GA"), days, True)
     assert allowed == {"satellite_product": "MCD43A4", "satellite_product_of_training": "MOD09GA"}
