@@ -36,6 +36,7 @@ default_role = "py:obj"
 # A bare name that two modules have (`Network`) links to one of them.
 suppress_warnings = ["ref.python"]
 
+smartquotes_action = "qe"  # two hyphens begin an option, and are no dash
 html_theme = "furo"
 html_title = f"fluxcube {version}"
 html_static_path = ["_static"]
