@@ -123,7 +123,7 @@ def towers(seed: int, quick: bool = False) -> tuple[Tower, ...]:
         entries = [entry for entry in entries if entry[1] in _QUICK_CLASSES and entry[0] not in _QUICK_LEFT_OUT]
     latitude, longitude = (np.array([float(entry[column]) for entry in entries]) for column in (2, 3))
     height = elevation(seed, latitude, longitude).round(0)
-    # The weather of all places together is as fast as that of one: most of its time is that of waves in time.
+    # Together, because the waves in time are then computed once and not for each place.
     climates = koppen(*monthly_climate(seed, latitude, longitude), latitude)
     return tuple(_tower(*of_tower, quick) for of_tower in zip(entries, height, climates, strict=True))
 

@@ -14,7 +14,7 @@ import fluxcube as fc
 from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_features
 from fluxcube.cubes.forcing_daily import daily_forcing
 from fluxcube.errors import ConfigError, from_shell
-from fluxcube.inference.checks import _advice
+from fluxcube.inference.checks import _advice, check_absent
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.towers import predict
 from fluxcube.samples.features import FeatureSpec
@@ -340,4 +340,6 @@ def test_an_absent_class_names_the_options_that_add_it():
     assert advice == " (igbp: open_forcing(land_cover=))"
     with from_shell():
         assert _advice(("igbp",), spec) == " (igbp: --land-cover or --igbp)"
+        with pytest.raises(ConfigError, match=r"--static, --no-chips, --surface ''\).* missing \(--allow-missing\)"):
+            check_absent(["TA"], False, spec)
     assert _advice(("TA",), spec) == ""
