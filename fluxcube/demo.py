@@ -174,7 +174,7 @@ def run_demo(
     out, log = Path(out), log or (lambda line: None)
     _prepare(out, seed, quick, overwrite)
     planet = Planet(seed=seed, quick=quick)
-    watch = _Watch(log)
+    watch = _Watch(log, progress)
     if from_services:
         with watch("fetch", "fetching towers, ERA5, MODIS and land cover from the planet's services"):
             fetch_raw(planet, out / "raw", every=EVERY, progress=progress)
@@ -258,15 +258,17 @@ def _trusted(table: pd.DataFrame) -> str:
 
 
 class _Watch:
-    """Logs when a stage begins, and records how long it took."""
+    """Logs when a stage begins, ends the progress of the one before, and records how long it took."""
 
-    def __init__(self, log: Callable[[str], object]):
+    def __init__(self, log: Callable[[str], object], progress: Callable[[int, int, str], None] | None):
         self.seconds: dict[str, float] = {}
-        self._log = log
+        self._log, self._progress = log, progress
 
     def __call__(self, stage: str, line: str) -> _Watch:
         self._stage = stage
         self._log(f"{line} ...")
+        if self._progress:
+            self._progress(0, 0, line)
         return self
 
     def __enter__(self) -> None:

@@ -7,6 +7,7 @@ closes the other end. This module is the program that such a process runs first.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import runpy
@@ -15,18 +16,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import Future, ProcessPoolExecutor
     from multiprocessing.connection import Connection
+
+T = TypeVar("T")
 
 _SAFE = "PYTHONSAFEPATH"
 #: Seconds that a process of a pool may take to save its state after its parent has ended or asked it to stop.
 _LAST = 20.0
+#: Seconds that the parent waits for the next message before it looks whether a process has ended its work.
+_LISTEN = 0.2
+#: Bytes of the longest message: the system writes that many at once, so that messages of several processes never mix.
+_LONGEST = 512
 
 
 def child_command(module: str) -> list[str]:
@@ -72,8 +79,8 @@ def safe_children() -> Iterator[None]:
 
 
 @contextmanager
-def process_pool(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes that end when the block ends by an error, or when this process ends in any way.
+def process_pool(count: int) -> Iterator[tuple[ProcessPoolExecutor, Connection]]:
+    """Yield processes that end when the block ends by an error, or when this process ends in any way.
 
     They receive a SIGTERM then, so that they can save their state, and are ended if they have not ended by themselves.
 
@@ -81,18 +88,46 @@ def process_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     ----------
     count : int
         Number of processes.
+
+    Yields
+    ------
+    pool : ProcessPoolExecutor
+    messages : Connection
+        What the processes send by `tell`, for `as_told`.
     """
     from concurrent.futures import ProcessPoolExecutor
 
     theirs, ours = multiprocessing.Pipe(duplex=False)
-    with safe_children(), theirs:
-        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _watch_connection, (theirs,))
+    messages, to_parent = multiprocessing.Pipe(duplex=False)
+    with safe_children(), theirs, messages, to_parent:
+        start = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, start, _begin_process, (theirs, to_parent))
         try:
-            yield pool
+            yield pool, messages
             pool.shutdown()
         finally:
             ours.close()
             pool.shutdown(cancel_futures=True)
+
+
+def tell(*message: str | float) -> None:
+    """Send a message from a process of a pool to its parent; one that is too long is not sent."""
+    text = json.dumps(message).encode()
+    if _to_parent is not None and len(text) <= _LONGEST:
+        with suppress(OSError):  # the parent has ended, and this process is about to
+            _to_parent.send_bytes(text)
+
+
+def as_told(futures: Collection[Future[T]], messages: Connection, hear: Callable[..., object]) -> Iterator[Future[T]]:
+    """Yield futures of a pool as they complete; meanwhile call ``hear(*message)`` for each message of its processes."""
+    from concurrent.futures import wait
+
+    pending = set(futures)
+    while pending:
+        if messages.poll(_LISTEN):
+            hear(*json.loads(messages.recv_bytes()))
+        done, pending = wait(pending, timeout=0)
+        yield from done
 
 
 @contextmanager
@@ -108,7 +143,13 @@ def without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _watch_connection(parent: Connection) -> None:
+#: Connection of a process of a pool on which it sends messages to its parent.
+_to_parent: Connection | None = None
+
+
+def _begin_process(parent: Connection, messages: Connection) -> None:
+    global _to_parent
+    _to_parent = messages
     threading.Thread(target=_stop_with, args=(parent,), name="fluxcube-parent", daemon=True).start()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 #: What reports progress: the number of parts that are done, the number of all, and what is being done.
 Progress = Callable[[int, int, str], None]
@@ -42,6 +43,59 @@ class TimeLeft:
     def text(self) -> str:
         """What is done, such as "30 % (3 of 10)"; "" as long as nothing was reported."""
         return f"{100 * self.done // self._total} % ({self.done:,} of {self._total:,})" if self._total else ""
+
+
+class SideBySide:
+    """Shows the progress of works that run at the same time, or wait for their turn, as that of one.
+
+    Each work may report several stages, such as reading and training: its longest counts.
+
+    Parameters
+    ----------
+    works : sequence of str
+        Names of the works, such as "seed 0".
+    progress : callable or None
+        What shows the progress of all.
+    """
+
+    def __init__(self, works: Sequence[str], progress: Progress | None):
+        self._done, self._totals = dict.fromkeys(works, 0), dict.fromkeys(works, 0)
+        self._ended: set[str] = set()
+        self._progress = progress
+
+    def update(self, work: str, done: int, total: int, text: str) -> None:
+        """Record what one of the works reports."""
+        if total >= self._totals[work]:
+            self._done[work], self._totals[work] = done, total
+        # The time left of one work is not that of all, which is computed from their common pace.
+        self._show(f"{work}: {text.rsplit(', ', 1)[0] if text.endswith(' left') else text}")
+
+    def end(self, work: str) -> None:
+        """Record that one of the works has ended."""
+        self._ended.add(work)
+        self._show(f"{work} has ended")
+
+    def _show(self, text: str) -> None:
+        longest = max(self._totals.values()) or 1
+        parts = [
+            longest if work in self._ended else done if self._totals[work] == longest else 0
+            for work, done in self._done.items()
+        ]
+        if self._progress:
+            self._progress(sum(parts), longest * len(parts), text)
+
+
+def now_and_then(progress: Progress, seconds: float = 0.5) -> Progress:
+    """Return progress that passes on the first report, the last part, and in between one every few seconds."""
+    last = -math.inf
+
+    def passed(done: int, total: int, text: str) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            progress(done, total, text)
+
+    return passed
 
 
 def duration(seconds: float) -> str:
@@ -150,6 +204,6 @@ def _drawn(title: str, console: object) -> Iterator[Progress]:
         task = drawn.add_task(title, total=None)
 
         def progress(done: int, total: int, text: str) -> None:
-            drawn.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
+            drawn.update(task, completed=done, total=total or None, description=f"{title}: {text}" if text else title)
 
         yield progress

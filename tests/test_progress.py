@@ -74,6 +74,40 @@ def test_work_that_knows_the_time_left_is_believed(monkeypatch):
     assert told == "build: 20 % (2 of 10), speed 5/s, 1:00 left"
 
 
+def test_works_side_by_side_are_shown_as_one():
+    told = []
+    both = progress.SideBySide(["seed 0", "seed 1", "seed 2"], lambda *report: told.append(report))
+    both.update("seed 0", 5, 5, "reading")
+    both.update("seed 0", 10, 100, "epoch 1, 3 s left")  # of this seed alone
+    both.update("seed 1", 5, 5, "reading")
+    both.update("seed 1", 20, 100, "epoch 1")
+    both.update("seed 0", 2, 7, "reading")
+    both.end("seed 1")
+    assert told == [
+        (5, 15, "seed 0: reading"),
+        (10, 300, "seed 0: epoch 1"),
+        (10, 300, "seed 1: reading"),
+        (30, 300, "seed 1: epoch 1"),
+        (30, 300, "seed 0: reading"),
+        (110, 300, "seed 1 has ended"),
+    ]
+    progress.SideBySide(["seed 0"], None).update("seed 0", 1, 2, "unseen")
+
+
+def test_not_every_report_is_passed_on(monkeypatch):
+    clock, told = Clock(monkeypatch), []
+    report = progress.now_and_then(lambda *what: told.append(what), 10)
+    for done in range(1, 6):
+        report(done, 5, "step")
+        clock.now += 3
+    assert told == [(1, 5, "step"), (5, 5, "step")]
+
+
+def test_a_stage_without_parts_is_named_and_leaves_no_time_of_the_one_before(monkeypatch):
+    told = written(monkeypatch, [(2, 1, 2, "a"), (2, 2, 2, "b"), (2, 0, 0, "training")])
+    assert told.startswith("build: running for ") and told.endswith(", training") and "left" not in told
+
+
 def test_a_pipe_gets_lines_and_a_terminal_a_bar(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

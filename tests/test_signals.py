@@ -152,7 +152,7 @@ def test_processes_of_a_pool_end_with_this_one():
         "import os, time\n"
         "from fluxcube.processes import process_pool, without_interrupts\n"
         "if __name__ == '__main__':\n"
-        "    with process_pool(1) as pool, without_interrupts():\n"
+        "    with process_pool(1) as (pool, _), without_interrupts():\n"
         "        pid = pool.submit(os.getpid).result()\n"
         "        pool.submit(time.sleep, 100)\n"
         "        print(pid, flush=True)\n"
@@ -172,10 +172,23 @@ def test_a_pool_ends_when_its_block_ends_by_an_error():
     from fluxcube.processes import process_pool
 
     begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), process_pool(1) as pool:
+    with pytest.raises(KeyboardInterrupt), process_pool(1) as (pool, _):
         pool.submit(time.sleep, 100)
         raise KeyboardInterrupt
     assert time.monotonic() - begun < 5
+
+
+def test_processes_of_a_pool_tell_what_they_do():
+    from fluxcube.processes import as_told, process_pool, tell
+
+    heard = []
+    with process_pool(2) as (pool, messages):
+        asked = {pool.submit(tell, "part", number): number for number in range(40)}
+        asked[pool.submit(tell, "x" * 5000)] = 40  # too long to be written at once
+        ended = [asked[future] for future in as_told(asked, messages, lambda *message: heard.append(message))]
+    assert sorted(ended) == list(range(41))
+    assert heard and {name for name, _ in heard} == {"part"} and len(set(heard)) == len(heard)
+    tell("outside of a pool, nobody listens")
 
 
 def test_a_helper_process_ends_with_its_parent(tmp_path):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import as_completed
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError, overwrite_option
 from fluxcube.models import checkpoint
 from fluxcube.models.base import Model
 from fluxcube.models.checkpoint import ENSEMBLE, RUN
-from fluxcube.processes import process_pool, without_interrupts
+from fluxcube.processes import as_told, process_pool, tell, without_interrupts
+from fluxcube.progress import Progress, SideBySide, now_and_then
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.stores.lock import check_held
@@ -130,7 +131,7 @@ def _train_members(
         _side_by_side(plan, todo, folder, min(jobs, len(todo)), resume, progress, watch)
     else:
         for s in todo:
-            text = f"seed {s} ({chosen.index(s) + 1} of {len(chosen)})"
+            text = f"{_title(s)} ({chosen.index(s) + 1} of {len(chosen)})"
             named = _named(progress, text)
             train_one(data, s, folder / _name(s), overwrite=False, resume=resume, progress=named, watch=watch)
     return first(lambda: _join(data, folder, chosen))
@@ -218,16 +219,23 @@ def _done(folder: Path, request: dict) -> bool:
     return True
 
 
-def _side_by_side(plan: Plan, todo, folder: Path, jobs: int, resume: bool, progress, watch: Watch) -> None:
-    threads = max(1, _threads(plan) // max(jobs, 1))
-    with process_pool(max(jobs, 1)) as pool:
+def _side_by_side(
+    plan: Plan,
+    todo: Sequence[int],
+    folder: Path,
+    jobs: int,
+    resume: bool,
+    progress: Progress | None,
+    watch: Watch,
+) -> None:
+    threads, shown = max(1, _threads(plan) // max(jobs, 1)), SideBySide([_title(s) for s in todo], progress)
+    with process_pool(max(jobs, 1)) as (pool, messages):
         with without_interrupts():
             runs = {pool.submit(_one_of_several, plan, s, folder / _name(s), resume, threads, watch): s for s in todo}
-        for done, run in enumerate(as_completed(runs), 1):
+        for run in as_told(runs, messages, shown.update):
             run.result()
-            log.info("seed %d is trained", runs[run])
-            if progress:
-                progress(done, len(todo), f"seed {runs[run]} is trained")
+            log.info("%s is trained", _title(runs[run]))
+            shown.end(_title(runs[run]))
 
 
 def _threads(plan: Plan) -> int:
@@ -243,7 +251,8 @@ def _one_of_several(plan: Plan, seed: int, folder: Path, resume: bool, threads: 
         import torch
 
         torch.set_num_threads(threads)
-    train_one(Data(plan), seed, folder, overwrite=False, resume=resume, progress=None, watch=watch)
+    progress = now_and_then(functools.partial(tell, _title(seed)))
+    train_one(Data(plan), seed, folder, overwrite=False, resume=resume, progress=progress, watch=watch)
 
 
 def _join(data: Data, folder: Path, chosen: Sequence[int]) -> Run:
@@ -280,6 +289,10 @@ def _windows(model: Model, val: Towers, plan: Plan, seed: int) -> Windows | None
 
 def _name(seed: int) -> str:
     return f"seed-{seed}"
+
+
+def _title(seed: int) -> str:
+    return f"seed {seed}"
 
 
 def _named(progress: Callable | None, prefix: str) -> Callable | None:

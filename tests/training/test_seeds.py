@@ -110,7 +110,10 @@ def test_a_broken_ensemble_goes_on_and_more_seeds_are_added(cube, three, tmp_pat
 def test_rows_have_ensembles_too_and_side_by_side_is_as_one_after_another(cube, tmp_path):
     settings = {"model": "xgboost", "config": {"n_estimators": 5}, "memory_days": (1,), "seeds": 2}
     run = fit(cube, out=tmp_path / "run", **settings)
-    beside = fit(cube, out=tmp_path / "beside", jobs=2, **settings)
+    told = []
+    beside = fit(cube, out=tmp_path / "beside", jobs=2, progress=lambda *report: told.append(report), **settings)
+    assert {"seed 0 has ended", "seed 1 has ended"} <= {text for _, _, text in told}
+    assert any(text.startswith("seed 1: tree") for _, _, text in told), "what the other processes do is shown"
     assert checkpoint.digest(beside) == checkpoint.digest(run) and beside.calibration == run.calibration
     towers = cube.sel(site=list(run.split.test))
     members = [predict(tmp_path / f"run/seed-{n}", towers).NEE.values for n in (0, 1)]
