@@ -47,7 +47,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt uv
 # uv installs in seconds what takes pip minutes; pip serves where only pip is configured for a mirror.
-	$(BIN)/uv pip install -q --python $(BIN)/python $(LINKS) $(TESTED) || \
+# Compiled once, as pip does, since each process would compile torch again where PYTHONDONTWRITEBYTECODE is set.
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python $(LINKS) $(TESTED) || \
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(TESTED)
 	touch $@
 

@@ -299,19 +299,6 @@ def connected(scheduler: str | Client | None, patience: float | None = None) -> 
 
 
 @contextlib.contextmanager
-def local_workers(count: int | None = None) -> Iterator[Client]:
-    """Yield a client of worker processes of this machine, which several calls of `write_maps` share as `scheduler`.
-
-    Parameters
-    ----------
-    count : int, optional
-        Number of regions computed at once; by default the number of processors, or fewer if there is little RAM.
-    """
-    with dask.config.set(_SHORT_LOGS), _processes(_worker_count(count, 0)) as (client, _, _):
-        yield client
-
-
-@contextlib.contextmanager
 def workers_for(
     scheduler: str | Client | None,
     count: int | None,
