@@ -136,7 +136,7 @@ def _map(wanted: _Wanted) -> None:
     style: dict[str, Any] = {"limits": color_range(wanted.get("limits"))}
     style |= {name: wanted.get(name) for name in ("projection", "cmap")}
     if "mark_sites" in wanted.options:
-        style["sites"] = _places(wanted.get("mark_sites"))
+        style["mark_sites"] = _places(wanted.get("mark_sites"))
     if wanted.get("hatch", True) and every is None and "applicable" not in variables:
         style["applicable"] = mean.get("applicable")
     if every is not None:

@@ -83,7 +83,7 @@ class _MapOptions(TypedDict, total=False):
     limits: tuple[float, float] | None
     extend: str | None
     applicable: xr.DataArray | None
-    sites: Places | None
+    mark_sites: Places | None
     title: str | None
     coast: bool
     borders: bool | None
@@ -116,7 +116,7 @@ def plot_map(
     limits: tuple[float, float] | None = None,
     extend: str | None = None,
     applicable: xr.DataArray | None = None,
-    sites: Places | None = None,
+    mark_sites: Places | None = None,
     title: str | None = None,
     coast: bool = True,
     borders: bool | None = None,
@@ -157,7 +157,7 @@ def plot_map(
     applicable : xr.DataArray, optional
         (latitude, longitude): whether, or for which share of time, the model is within its area of applicability.
         Cells below one half are hatched.
-    sites : xr.Dataset or pd.DataFrame, optional
+    mark_sites : xr.Dataset or pd.DataFrame, optional
         Towers to mark: a cube, or a table with latitude and longitude.
     title : str, optional
         Default: the long name, and the time if the array has one. Lines that do not fit are wrapped.
@@ -192,9 +192,8 @@ def plot_map(
     >>> plot_map(weather.rename("TA"), title="June").get_title()
     'June'
     """
-    look = _Look(
-        projection, cmap, diverging, limits, extend, coast, borders, None if sites is None else places_of(sites)
-    )
+    places = None if mark_sites is None else places_of(mark_sites)
+    look = _Look(projection, cmap, diverging, limits, extend, coast, borders, places)
     if isinstance(maps, xr.DataArray) and panels is None:
         return save_picture(_draw_map(maps, applicable, look, title, ax), path)
     if ax is not None:
@@ -228,7 +227,7 @@ def _draw_map(
     frame.land(coast=look.coast, borders=look.borders)
     frame.finish(_NO_DATA)
     if look.sites is not None:
-        mark_sites(frame, look.sites)
+        draw_places(frame, look.sites)
     draw_legend(frame.ax, [patch for patch in patches if patch is not None])
     fit_title(frame.ax, map_title(da) if title is None else title, pad=frame.pad)
     return frame.ax
@@ -354,7 +353,7 @@ def _shared_bar(axes: Sequence[Axes], da: xr.DataArray, look: _Look) -> None:
     figure_of(axes[0]).colorbar(mapped, ax=list(axes), extend=look.extend, shrink=0.8, label=_label(da))
 
 
-def mark_sites(frame: MapFrame, places: pd.DataFrame, *, size: float = 16.0) -> None:
+def draw_places(frame: MapFrame, places: pd.DataFrame, *, size: float = 16.0) -> None:
     """Mark places with latitude and longitude by white dots with a dark edge."""
     style = {"s": size, "color": "white", "edgecolors": "black", "linewidths": 0.8, "zorder": 5}
     frame.points(places["longitude"].to_numpy(float), places["latitude"].to_numpy(float), **style)

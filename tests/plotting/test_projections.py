@@ -69,12 +69,12 @@ def test_every_drawn_cell_has_the_value_of_its_place(projection, area, crs):
 
 
 def test_towers_are_marked_where_pyproj_places_them():
-    ax = plot_map(field(*EUROPE), projection="EPSG:3035", sites=PLACES)
+    ax = plot_map(field(*EUROPE), projection="EPSG:3035", mark_sites=PLACES)
     dots = np.asarray(ax.collections[-1].get_offsets())
     np.testing.assert_allclose(
         dots, np.stack(pyproj.Proj("EPSG:3035")(PLACES.longitude, PLACES.latitude), 1), rtol=1e-9
     )
-    plain = plot_map(field(0, 40, 36, 70, 2).assign_coords(longitude=np.arange(361.0, 401, 2)), sites=PLACES)
+    plain = plot_map(field(0, 40, 36, 70, 2).assign_coords(longitude=np.arange(361.0, 401, 2)), mark_sites=PLACES)
     np.testing.assert_allclose(np.asarray(plain.collections[-1].get_offsets()) % 360, PLACES[["longitude", "latitude"]])
 
 
