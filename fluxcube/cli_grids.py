@@ -188,7 +188,7 @@ def upscale(
     from fluxcube.inference.checks import check_values
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.loading import load_model
-    from fluxcube.maps.store import write_maps
+    from fluxcube.maps.store import is_finished, write_maps
     from fluxcube.maps.workers import connected
 
     _check_plan(plan, format_, out)
@@ -229,6 +229,9 @@ def upscale(
         typer.echo(_plan(model, grid, format_, options))
         return
     maps = upscale_grid(model, grid, **options)
+    if resume and not overwrite and is_finished(maps, out):  # such as a job that a cluster starts again
+        typer.echo(f"{without_secrets(out)} is finished: nothing was computed; --overwrite computes it again")
+        return
     check_values(grid)
     with bar("upscale") as progress:
         write_maps(

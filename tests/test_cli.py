@@ -165,6 +165,10 @@ def test_a_map_from_a_store_of_forcing_is_that_from_the_files(trained, planet_fi
     some = ["--time", "2018-06-03/2018-06-05", "--target", "NEE"]
     run("upscale", trained, planet_files / "era5", folder / "files.zarr", *sources, *some)
     run("upscale", trained, folder / "forcing.zarr", folder / "stored.zarr", *some)
+    again = run("upscale", trained, folder / "forcing.zarr", folder / "stored.zarr", *some)
+    assert "stored.zarr is finished: nothing was computed" in again.stdout
+    other = run("upscale", trained, folder / "forcing.zarr", folder / "stored.zarr", *some, "--stride", "3", status=1)
+    assert "it is finished" in other.stderr and "--overwrite" in other.stderr
     files, stored = (open_maps(folder / f"{name}.zarr").NEE.values for name in ("files", "stored"))
     assert np.isfinite(stored).any()
     np.testing.assert_allclose(stored, files, rtol=1e-5, atol=1e-5)

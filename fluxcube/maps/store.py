@@ -163,6 +163,19 @@ def write_maps(
     return address(path)[0]
 
 
+def is_finished(maps: xr.Dataset, store: str | os.PathLike) -> bool:
+    """Return whether a store contains these maps completely: of the same model, inputs, grid, time and chunks."""
+    path = target(store)
+    if not exists(path):
+        return False
+    url, options = address(path)
+    stored = open_store(url, kind="maps", allow_partial=True, storage_options=options)
+    described = even_chunks(maps)
+    for name in (REGION_BYTES, DEVICE):  # which tell how maps are computed, and not what they are
+        described.attrs.pop(name, None)
+    return bool(stored.attrs.get("complete")) and _difference(stored, described) is None
+
+
 def _used(devices: Sequence[str], precision_error: float | None) -> dict[str, object]:
     """Return attributes that record what computed maps: devices, and the error of a precision below float32."""
     used: dict[str, object] = {DEVICE: ", ".join(devices)} if devices else {}
