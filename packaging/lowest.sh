@@ -20,6 +20,6 @@ version=$("$folder/bin/python" -c 'import sys; print("{}.{}".format(*sys.version
 uv=("$folder/bin/uv" pip)
 "${uv[@]}" compile -q --python-version "$version" --resolution lowest-direct "${links[@]}" -c "$pin" \
   --extra all --extra test --no-header pyproject.toml -o "$folder/lowest.txt"
-"${uv[@]}" install -q --python "$folder/bin/python" "${links[@]}" -r "$folder/lowest.txt"
+"${uv[@]}" install -q --compile-bytecode --python "$folder/bin/python" "${links[@]}" -r "$folder/lowest.txt"
 "${uv[@]}" install -q --python "$folder/bin/python" --no-deps -e .
 OMP_NUM_THREADS=1 "$folder/bin/python" -m pytest -n 2 --assert=plain -W default "$@"

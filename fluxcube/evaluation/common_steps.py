@@ -302,7 +302,9 @@ def _in_daily_units(array: xr.DataArray, target: str, units: str) -> xr.DataArra
         factor = float(convert(np.array([1.0]), units, daily.units, name=target)[0])
     except ConfigError:
         return array  # refused, with its name, where units are compared
-    return (array * factor).assign_attrs(units=daily.units)
+    changed = (array * factor).assign_attrs(units=daily.units)
+    changed.attrs.pop("standard_name", None)  # of another quantity than that of daily data
+    return changed
 
 
 def _days(

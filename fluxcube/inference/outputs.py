@@ -108,7 +108,8 @@ def as_fluxes(
         attrs = rows[gpp.replace("GPP", "RECO")].attrs | {"derived": f"NEE + {gpp}"}
         clipped = DERIVED in outputs  # daily: computed for each member and clipped at zero
         reco = stacked.isel(target=outputs.index(DERIVED)) if clipped else one["NEE"] + one[gpp]
-        one[DERIVED] = reco.assign_attrs(attrs | {"long_name": "ecosystem respiration"})
+        # xarray keeps the attributes of NEE in a sum, such as its standard name.
+        one[DERIVED] = reco.drop_attrs(deep=False).assign_attrs(attrs | {"long_name": "ecosystem respiration"})
     for i, name in enumerate(outputs[len(targets) :], len(targets)):
         if name == DERIVED:
             continue
