@@ -137,7 +137,7 @@ def _class_map(igbp: xr.DataArray, grid: Files) -> np.ndarray:
     classes = at_cells(igbp, grid, "igbp")
     if np.issubdtype(classes.dtype, np.number):
         return np.array([[igbp_code(n) if np.isfinite(n) else "" for n in row] for row in classes.values], object)
-    return classes.values.astype(str).astype(object)
+    return classes.values.astype(object).astype(str).astype(object)
 
 
 def land_cells(source: RasterSource, grid: Files, blocks: int = 1) -> Cells:

@@ -89,7 +89,7 @@ def _array_digest(array: xr.DataArray, source: str) -> str:
 def _values_digest(values: np.ndarray) -> str:
     values = np.asarray(values)
     if values.dtype.kind in "OT":
-        values = values.astype("U")
+        values = values.astype(object).astype("U")  # numpy below 2.4 cannot cast StringDType to it
     head = f"{values.dtype.str} {values.shape} ".encode()
     return _digest(head, np.ascontiguousarray(values).reshape(-1).view("u1").data)
 

@@ -187,5 +187,5 @@ def _content(ds: xr.Dataset) -> str:
 
 
 def _bytes(values: np.ndarray) -> memoryview:
-    values = np.ascontiguousarray(values.astype("U") if values.dtype.kind in "OT" else values)
+    values = np.ascontiguousarray(values.astype(object).astype("U") if values.dtype.kind in "OT" else values)
     return values.reshape(-1).view("u1").data
