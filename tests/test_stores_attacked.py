@@ -173,7 +173,7 @@ def test_a_shard_that_is_lost_before_the_end_is_an_error(tmp_path):
     assert done_regions(store) == {"a": 0}
     (store / "v" / "c" / "0").unlink()
     assert not done_regions(store)
-    with pytest.raises(StoreError, match=r"1 files that were written are missing, such as v/c/0; run the same call"):
+    with pytest.raises(StoreError, match=r"lacks 1 file of its regions, such as v/c/0; run the same call"):
         check_recorded(store)
 
 

@@ -24,6 +24,7 @@ from fluxcube.stores.manifest import LEDGER, Entries
 from fluxcube.stores.objects import Bucket, Entry
 from fluxcube.stores.reading import open_group
 from fluxcube.stores.uploads import read_all
+from fluxcube.tabletext import counted
 
 _SUFFIX = ".jsonl"
 
@@ -45,8 +46,8 @@ def check_recorded(path: str | os.PathLike) -> None:
     """Raise a StoreError if a file of a store on a disk was lost after its region was recorded."""
     if lost := [key for record in _on_disk(path) for key in _lost(Path(path), record)]:
         raise StoreError(
-            f"{path}: {len(lost)} files that were written are missing, such as {lost[0]}; run the same call again, "
-            "which writes their regions again."
+            f"{path} lacks {counted(len(lost), 'file')} of its regions, such as {lost[0]}; run the same call "
+            "again, which writes these regions again."
         )
 
 
@@ -94,8 +95,8 @@ def recorded_files(bucket: Bucket, listed: Mapping[str, Entry]) -> dict[str, tup
             found[key] = (int(size), str(digest)), recorded
     if lost := sorted(found.keys() - listed.keys()):
         raise StoreError(
-            f"{bucket}: {len(lost)} objects that were written are missing, such as {lost[0]}; run the same call again, "
-            "which writes their regions again."
+            f"{bucket} lacks {counted(len(lost), 'object')} of its regions, such as {lost[0]}; run the same call "
+            "again, which writes these regions again."
         )
     return found
 
