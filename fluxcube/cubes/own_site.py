@@ -22,6 +22,7 @@ from fluxcube.parsing import read_text
 from fluxcube.sources.towers.anycsv import header_of
 from fluxcube.sources.towers.table import read_table
 from fluxcube.sources.towers.tableunits import without_unit
+from fluxcube.units import convert
 from fluxcube.variables import COMPUTED
 from fluxcube.variables import table as variable_table
 
@@ -281,8 +282,16 @@ def _guess(name: str) -> str | None:
 
 
 def _unit(variable: str, column: str) -> str:
-    """Return the unit that a column's name states, else that of the variable table."""
-    return _split_unit(column)[1] or variable_table()[variable].units
+    """Return the unit that a column's name states, else that of the variable table.
+
+    What ends a name is no unit if it does not fit the variable: H_C is the corrected sensible heat, not one in degC.
+    """
+    stated, units = _split_unit(column)[1], variable_table()[variable].units
+    try:
+        convert(0.0, stated or units, units, name=variable, step_minutes=30)
+    except ConfigError:
+        return units
+    return stated or units
 
 
 def _split_unit(column: str) -> tuple[str, str]:

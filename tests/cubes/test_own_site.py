@@ -94,6 +94,12 @@ def test_a_unit_at_the_end_of_a_usual_name_is_recognised(tmp_path):
     assert declared["units"] == {"TA": "degC", "NEE": "umol m-2 s-1", "SW_IN": "W m-2", "P": "mm"}
 
 
+def test_the_end_of_a_name_that_does_not_fit_its_variable_is_no_unit(tmp_path):
+    (tmp_path / "own.csv").write_text("when,H_C,LE_C,Tair_K,rain_mm\n2020-06-01 00:30,8,1,280,0\n", "utf-8")
+    declared = tomllib.loads(describe_site(tmp_path / "own.csv"))
+    assert declared["units"] == {"H": "W m-2", "LE": "W m-2", "TA": "K", "P": "mm"}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
