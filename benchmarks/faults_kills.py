@@ -290,6 +290,7 @@ def _kill(case: Case, folder: Path, after: float) -> int:
 def _quiet(log: Path | str = os.devnull) -> None:
     """Write messages to a file, and end this process after some time, whatever happens."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # pytest's does not write to descriptor 2
     faulthandler.dump_traceback_later(PATIENCE - 10, exit=True)
     signal.alarm(300)
 

@@ -36,6 +36,19 @@ def test_kills_at_random_moments(part):
     check(part("kills").main(17, 3, only=("append", "overwrite", "forcing")))
 
 
+def test_why_a_run_ended_is_known_to_the_bench(part, tmp_path):
+    """A kill may come when the result is complete: the run after it is then refused, and the bench reads why."""
+    kills, folder = part("kills"), tmp_path / "try"
+    folder.mkdir()
+
+    def refuse(folder):
+        raise FileExistsError(f"{folder} exists")
+
+    case = kills.Case(prepare=refuse, run=refuse, result="", opened=refuse)
+    assert kills._fork(case, folder).wait() == 1
+    assert kills._last_words(folder) == f"FileExistsError: {folder} exists"
+
+
 def test_flipped_bits(part):
     rows = part("bits").main(17, 24, only=("cube.zarr", "maps.zarr", "xgb"))
     assert not any("other values" in notes for *_, notes in rows), rows
