@@ -288,7 +288,7 @@ def _unit(variable: str, column: str) -> str:
     """
     stated, units = _split_unit(column)[1], variable_table()[variable].units
     try:
-        convert(0.0, stated or units, units, name=variable, step_minutes=30)
+        convert(np.zeros(1), stated or units, units, name=variable, step_minutes=30)
     except ConfigError:
         return units
     return stated or units
