@@ -259,8 +259,20 @@ class Commands(TyperGroup):
                 return super().invoke(*arguments)
         except usage as error:
             about = vars(error)
+            _explain_paths(about)
             about["message"] = printable(without_secrets(str(about["message"])), keep="\n")
             raise
+
+
+def _explain_paths(error: dict[str, Any]) -> None:
+    """Say that paths are arguments where an unknown option is the name of one, as in Python: ``fit(..., out=...)``."""
+    context, option = error.get("ctx"), str(error.get("option_name", ""))
+    command = getattr(context, "command", None)
+    paths = [one.name for one in getattr(command, "params", []) if one.param_type_name == "argument"]
+    if context is not None and paths and option.lstrip("-") in {"out", "output", "o", *paths}:
+        error["possibilities"] = None
+        order = f"{context.command_path} {' '.join(map(str.upper, paths))}"
+        error["message"] = f"There is no option {option}: paths are arguments, in this order: {order}"
 
 
 def run_app(app: Callable[[], object]) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from fluxcube.catalog import open_carbonsense
-from fluxcube.cli import main
+from fluxcube.cli import app, main
 from fluxcube.samples.splits import Split, load_folds
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
@@ -201,6 +202,22 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
     Path("loop").symlink_to("loop")
     done = run(*arguments, status=1, program=arguments[0] == "upscale")
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "order"),
+    [
+        ("train c.zarr --out runs/x", "fluxcube train STORE RUN"),
+        ("evaluate --run x", "fluxcube evaluate RUN STORE"),
+        ("split c.zarr -o s.json", "fluxcube split STORE OUT"),
+        ("fetch modis --out x", "fluxcube fetch modis OUT"),
+        ("train c.zarr x --predictor grid", "No such option: --predictor"),
+    ],
+)
+def test_a_path_by_name_is_answered_with_the_order_of_arguments(words, order):
+    """In Python ``fit(cube, out=...)``, in the shell two arguments."""
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, words.split(), prog_name="fluxcube")
+    assert done.exit_code == 2 and order in done.output, done.output
 
 
 def test_a_scheduler_that_is_not_there_is_found_before_the_forcing_is_opened(tmp_path):
