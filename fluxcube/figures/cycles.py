@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,8 @@ from fluxcube.resolution import DEFAULT, Default
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+logger = logging.getLogger(__name__)
 
 #: Number of groups drawn by default, the whole first.
 _GROUPS = 6
@@ -145,6 +148,10 @@ def _draw(tables: dict[CycleKind, pd.DataFrame], groups: Sequence[str] | None, n
     first = next(iter(tables.values()))
     known = list(dict.fromkeys(g for table in tables.values() for g in ordered_groups(table)))
     drawn = selected("group", groups, known, _GROUPS)
+    if groups is None and (others := known[_GROUPS:]):
+        how = to_type(python="panels=[...]", shell="--site NAME for each of their towers")
+        left = ", ".join(others)
+        logger.warning("%d of %d groups are drawn, not %s: draw them with %s", len(drawn), len(known), left, how)
     styles = styles_of(names, None)
     axes = _grid(len(drawn), len(tables))
     slots = [(group, kind) for group in drawn for kind in tables]

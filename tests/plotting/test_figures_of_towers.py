@@ -209,6 +209,15 @@ def test_cycles_by_class_and_by_site(cube, predicted):
         fc.plot_cycle(predicted)
 
 
+def test_groups_that_are_not_drawn_are_named(cube, caplog, monkeypatch):
+    monkeypatch.setattr("fluxcube.figures.cycles._GROUPS", 3)
+    assert len(fc.plot_cycle(cube, by="site")) == 3
+    assert "3 of 5 groups are drawn, not XX-S02, XX-S03: draw them with panels=[...]" in caplog.text
+    caplog.clear()
+    fc.plot_cycle(cube, by="site", panels=["XX-S02"])
+    assert not caplog.text
+
+
 def test_scatter_has_the_rows_and_scores_of_evaluate(cube, predicted):
     (ax,) = fc.plot_scatter(cube, predicted)
     scores = fc.evaluate(cube, predicted).sel(target="NEE")
