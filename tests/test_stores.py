@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 from processes import Fork
 
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import ConfigError, StoreError, from_shell
 from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, spill, staging, store_lock, unspill
 from fluxcube.stores.documents import read_documents, write_documents
@@ -183,7 +183,10 @@ def test_nothing_opens_before_it_is_whole(tmp_path):
         open_store(tmp_path / "s", kind="maps")
     assert open_store(tmp_path / "s", kind="maps", allow_partial=True)["values"].isnull().all()
     finish(tmp_path / "s")
-    with pytest.raises(StoreError, match="expected a store of kind 'cube', found 'maps'"):
+    other = "expected a store of kind 'cube', found 'maps': "
+    with pytest.raises(StoreError, match=f"{other}fluxcube.open_maps opens it"):
+        open_store(tmp_path / "s", kind="cube")
+    with from_shell(), pytest.raises(StoreError, match=f"{other}pass one that `fluxcube build` wrote"):
         open_store(tmp_path / "s", kind="cube")
     with pytest.raises(StoreError, match="no store there"):
         open_store(tmp_path / "absent", kind="cube")

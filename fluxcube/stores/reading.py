@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from fluxcube.errors import StoreError
+from fluxcube.errors import StoreError, to_type
 from fluxcube.stores.damage import (
     check_identifier,
     check_metadata,
@@ -31,6 +31,9 @@ from fluxcube.stores.swap import describe_moved_store
 #: File that is written once, by kind of store, where it is not ``zarr.json``: that of maps changes while regions are
 #: written.
 _WITNESSES = {"maps": "time/zarr.json", "forcing": "time/zarr.json"}
+#: By kind of store: the function that opens it, and the command that writes it.
+_OPENED = {"cube": "open_carbonsense", "forcing": "open_forcing", "maps": "open_maps"}
+_WRITTEN = {"cube": "build", "forcing": "forcing", "maps": "upscale"}
 #: Number of times that a store is looked for while two are exchanged, and seconds between them.
 _ATTEMPTS, _PAUSE = 10, 0.05
 #: Parts of an encoding that every format can have.
@@ -187,7 +190,9 @@ def open_store(
         group = _pinned_group(path, kind, storage_options, version)
         attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
-        raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
+        raise StoreError(
+            f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}{_instead(kind, attrs)}."
+        )
     if attrs.get("complete", False) not in (True, False):  # a flipped bit: 1 is True, 3 is neither
         raise StoreError(f"{path}: its mark of completeness is {attrs['complete']!r}: copy the store again.")
     if not attrs.get("complete") and not allow_partial:
@@ -199,6 +204,13 @@ def open_store(
     with damage_named(path):
         ds = _decoded(path, group)
         return dask_chunked(ds) if dask else ds
+
+
+def _instead(kind: str, attrs: Mapping[str, object]) -> str:
+    """Return what to type where a store of another kind was found."""
+    opened, written = _OPENED.get(str(attrs.get("kind"))), _WRITTEN.get(kind)
+    python = f": fluxcube.{opened} opens it" if opened else ""
+    return to_type(python=python, shell=f": pass one that `fluxcube {written}` wrote" if written else "")
 
 
 def _check_unchanged(store: PinnedStore, attrs: Mapping[str, object]) -> None:
