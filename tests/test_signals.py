@@ -25,14 +25,18 @@ def started(*words: object, mark: str) -> subprocess.Popen:
     """Start a command in a session of its own; a mark in the environment identifies its children."""
     command = [str(word) for word in words]
     command = [PROGRAM, *command] if command[0] != sys.executable else command
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**{MARK: mark}),
-        start_new_session=True,
-    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a child inherits that it is ignored, as under nohup
+    try:
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**{MARK: mark}),
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def running(mark: str) -> list[int]:
