@@ -211,7 +211,7 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
         ("evaluate --run x", "fluxcube evaluate RUN STORE"),
         ("split c.zarr -o s.json", "fluxcube split STORE OUT"),
         ("fetch modis --out x", "fluxcube fetch modis OUT"),
-        ("train c.zarr x --predictor grid", "No such option: --predictor"),
+        ("train c.zarr x --predictor grid", "--predictors"),
     ],
 )
 def test_a_path_by_name_is_answered_with_the_order_of_arguments(words, order):
